@@ -1,0 +1,45 @@
+# Everything a newcomer needs: `make demo`, `make test`. The rest is for people who change the code.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FILE ?=
+
+.PHONY: demo dev test check system deep bench format clean
+
+$(VENV)/.ready: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(VENV)/.ready  ## The whole flow on real processes and real files (FILE=path for your own)
+	$(BIN)/ostnode demo $(if $(FILE),--file "$(FILE)")
+
+dev: $(VENV)/.ready  ## A single-node cluster in ./ost-data, until Ctrl-C
+	$(BIN)/ostnode dev
+
+test: $(VENV)/.ready  ## At most ten minutes
+	$(BIN)/pytest -m "not system and not deep"
+
+check: $(VENV)/.ready  ## Linters, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8-async $$(git ls-files "ostnode/*.py" "tests/*.py" "bench/*.py")
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+system: $(VENV)/.ready  ## Real processes, faults, other programs; at most twenty minutes
+	$(BIN)/pytest -m system
+
+deep: $(VENV)/.ready  ## The long sweeps
+	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m "deep or not deep"
+
+bench: $(VENV)/.ready  ## Each program prints a ratio to a reference measured in the same run
+	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

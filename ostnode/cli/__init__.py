@@ -1,0 +1,1 @@
+"""argv → a call → an exit code; no logic of its own."""

@@ -1,0 +1,1 @@
+"""The Python SDK: HTTP for data, a peer link for administration."""

@@ -1,0 +1,1 @@
+"""Keys, COSE_Sign1/CWT tokens, grants, sessions and logins. Pure."""

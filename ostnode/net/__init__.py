@@ -1,0 +1,1 @@
+"""Transports, listeners, one link per connection, dialling with backoff."""

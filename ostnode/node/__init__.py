@@ -1,0 +1,1 @@
+"""Composition root: opens, starts and stops the parts in order."""

@@ -1,0 +1,1 @@
+"""What a node can be: an index or a bucket."""

@@ -1,0 +1,1 @@
+"""The bucket role: uploads, references, outbox, feed application."""

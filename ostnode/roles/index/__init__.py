@@ -1,0 +1,1 @@
+"""The index role: users, allocation, feed, heartbeat."""

@@ -1,0 +1,1 @@
+"""The segment log, its key index, recovery and reading."""

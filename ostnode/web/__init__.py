@@ -1,0 +1,1 @@
+"""The HTTP interface: JSON on quart-trio, bytes on bare ASGI."""

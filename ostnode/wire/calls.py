@@ -1,0 +1,153 @@
+"""Who may call what: the registry of calls, and the seam every role serves them through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
+from ostnode.ids import Principal
+from ostnode.wire import messages as m
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Kind(StrEnum):
+    """What a principal is to this node, beyond being somebody."""
+
+    APP = "app"
+    OPERATOR = "operator"
+    INDEX = "index"
+    BUCKET = "bucket"
+
+
+class Who(StrEnum):
+    """Who may make a call. SOMEBODY is any proven principal; finer checks are the handler's."""
+
+    SOMEBODY = "somebody"
+    APP = "app"
+    BUCKET = "bucket"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: a proven principal (or nobody), and what it is to this node."""
+
+    principal: Principal | None
+    kinds: frozenset[Kind] = frozenset()
+
+    @property
+    def proven(self) -> Principal:
+        """The principal; raises UnauthenticatedError for nobody."""
+        if self.principal is None:
+            raise UnauthenticatedError("prove who you are first: open a session")
+        return self.principal
+
+
+NOBODY: Final = Caller(principal=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A call's result and, for read_blob, its raw body."""
+
+    message: m.Message
+    body: Buffer = b""
+
+
+class Service(Protocol):
+    """A role's calls. HTTP and peer links both arrive here.
+
+    Raises OstError for every refusal; anything else that escapes is our bug.
+    """
+
+    async def handle(self, caller: Caller, request: m.Request, body: Buffer = b"") -> Reply:
+        """Serve one request whose `Who` has been checked by `authorise`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallSpec:
+    """One row of the registry. `carries` says which side has a raw body: "", request, result."""
+
+    number: int
+    name: str
+    role: Kind
+    who: frozenset[Who]
+    request: type[m.Request]
+    result: type[m.Message]
+    carries: str = ""
+
+
+def _who(*who: Who) -> frozenset[Who]:
+    return frozenset(who)
+
+
+_ADMIN: Final = _who(Who.APP, Who.OPERATOR)
+_USER: Final = _who(Who.SOMEBODY)
+_PEER: Final = _who(Who.BUCKET)
+
+CALLS: Final = (
+    CallSpec(1, "change_users", Kind.INDEX, _who(Who.APP), m.ChangeUsers, m.BatchResult),
+    CallSpec(2, "user", Kind.INDEX, _USER, m.GetUser, m.UserInfo),
+    CallSpec(3, "change_user_principal", Kind.INDEX, _who(Who.APP), m.ChangePrincipal, m.Ok),
+    CallSpec(4, "block_principal", Kind.INDEX, _who(Who.APP), m.BlockPrincipal, m.Ok),
+    CallSpec(5, "allocated_bucket", Kind.INDEX, _USER, m.Allocate, m.Allocation),
+    CallSpec(6, "release_grant", Kind.INDEX, _USER, m.ReleaseGrant, m.Ok),
+    CallSpec(7, "can_forward", Kind.INDEX, _USER, m.CanForward, m.Allowance),
+    CallSpec(8, "locate", Kind.INDEX, _USER, m.Locate, m.BucketAddress),
+    CallSpec(9, "delete_accessor", Kind.INDEX, _USER, m.DeleteAccessor, m.Ok),
+    CallSpec(10, "sync_bucket", Kind.INDEX, _PEER, m.SyncBucket, m.SyncResult),
+    CallSpec(11, "feed", Kind.INDEX, _PEER, m.Feed, m.FeedBatch),
+    CallSpec(12, "cluster_status", Kind.INDEX, _ADMIN, m.ClusterStatus, m.ClusterInfo),
+    CallSpec(13, "push_chunk", Kind.BUCKET, _USER, m.PushChunk, m.PushResult, "request"),
+    CallSpec(14, "upload_status", Kind.BUCKET, _USER, m.UploadStatus, m.UploadInfo),
+    CallSpec(15, "cancel_upload", Kind.BUCKET, _USER, m.CancelUpload, m.Ok),
+    CallSpec(16, "add_blob_reference", Kind.BUCKET, _USER, m.AddReference, m.PushResult),
+    CallSpec(17, "remove_blob_reference", Kind.BUCKET, _USER, m.RemoveReferences, m.BatchResult),
+    CallSpec(18, "blob_info", Kind.BUCKET, _USER, m.BlobInfoRequest, m.BlobInfo),
+    CallSpec(19, "read_blob", Kind.BUCKET, _USER, m.ReadBlob, m.BlobInfo, "result"),
+)
+
+
+def _index_calls() -> tuple[Mapping[int, CallSpec], Mapping[type[m.Request], CallSpec]]:
+    by_number = {spec.number: spec for spec in CALLS}
+    by_request = {spec.request: spec for spec in CALLS}
+    if sorted(by_number) != list(range(1, len(CALLS) + 1)) or len(by_request) != len(CALLS):
+        raise TypeError("the call registry has a gap or a duplicate")
+    return by_number, by_request
+
+
+_BY_NUMBER, _BY_REQUEST = _index_calls()
+
+
+def call_by_number(number: int) -> CallSpec:
+    """The registry row; raises UnknownCallError."""
+    spec = _BY_NUMBER.get(number)
+    if spec is None:
+        raise UnknownCallError(f"there is no call number {number}")
+    return spec
+
+
+def call_of(request: type[m.Request]) -> CallSpec:
+    """The registry row of a request type."""
+    return _BY_REQUEST[request]
+
+
+_NEEDED_KIND: Final = {
+    Who.APP: Kind.APP,
+    Who.BUCKET: Kind.BUCKET,
+    Who.OPERATOR: Kind.OPERATOR,
+}
+
+
+def authorise(spec: CallSpec, caller: Caller) -> None:
+    """Raise UnauthenticatedError for nobody, NotAuthorizedError for the wrong kind of caller."""
+    _ = caller.proven
+    if Who.SOMEBODY in spec.who:
+        return
+    if not any(_NEEDED_KIND[who] in caller.kinds for who in spec.who):
+        raise NotAuthorizedError(f"{spec.name} is not for this caller")
