@@ -10,10 +10,10 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import trio
-from typing_extensions import TypeVarTuple, Unpack, override
+from typing_extensions import override
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -62,7 +62,7 @@ class SystemRng(Rng):
 class Worker(Protocol):
     """Runs blocking or CPU-heavy functions away from the event loop."""
 
-    async def run(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run `function(*args)` to its end and return its result; never abandoned half-way."""
         ...
 
@@ -77,14 +77,14 @@ class ThreadWorker(Worker):
         self._limiter = trio.CapacityLimiter(threads)
 
     @override
-    async def run(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
 
 
 class InlineWorker(Worker):
-    """Runs functions in place, after a checkpoint: for virtual time, where threads are invisible."""
+    """Runs functions in place after a checkpoint: virtual time cannot see threads."""
 
     @override
-    async def run(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         await trio.lowlevel.checkpoint()
         return function(*args)
