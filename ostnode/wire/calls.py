@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
 from ostnode.ids import Principal
 from ostnode.wire import messages as m
+from ostnode.wire.fields import Message, Request
 
 Buffer = bytes | bytearray | memoryview
 
@@ -54,7 +55,7 @@ NOBODY: Final = Caller(principal=None)
 class Reply:
     """A call's result and, for read_blob, its raw body."""
 
-    message: m.Message
+    message: Message
     body: Buffer = b""
 
 
@@ -64,7 +65,7 @@ class Service(Protocol):
     Raises OstError for every refusal; anything else that escapes is our bug.
     """
 
-    async def handle(self, caller: Caller, request: m.Request, body: Buffer = b"") -> Reply:
+    async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
         """Serve one request whose `Who` has been checked by `authorise`."""
         ...
 
@@ -77,8 +78,8 @@ class CallSpec:
     name: str
     role: Kind
     who: frozenset[Who]
-    request: type[m.Request]
-    result: type[m.Message]
+    request: type[Request]
+    result: type[Message]
     carries: str = ""
 
 
@@ -113,7 +114,7 @@ CALLS: Final = (
 )
 
 
-def _index_calls() -> tuple[Mapping[int, CallSpec], Mapping[type[m.Request], CallSpec]]:
+def _index_calls() -> tuple[Mapping[int, CallSpec], Mapping[type[Request], CallSpec]]:
     by_number = {spec.number: spec for spec in CALLS}
     by_request = {spec.request: spec for spec in CALLS}
     if sorted(by_number) != list(range(1, len(CALLS) + 1)) or len(by_request) != len(CALLS):
@@ -132,7 +133,7 @@ def call_by_number(number: int) -> CallSpec:
     return spec
 
 
-def call_of(request: type[m.Request]) -> CallSpec:
+def call_of(request: type[Request]) -> CallSpec:
     """The registry row of a request type."""
     return _BY_REQUEST[request]
 

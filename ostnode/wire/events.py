@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
-from ostnode.wire.messages import Amount, Message, ShortText
+from ostnode.wire.fields import Amount, Message, ShortText
 
 
 @dataclass(frozen=True, slots=True)
