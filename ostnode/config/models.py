@@ -1,0 +1,189 @@
+"""The config file's tables, as frozen models. Sizes are bytes, durations seconds.
+
+Rules between keys of one table stand in field validators, which run although other keys are
+wrong; rules between tables stand in `ostnode.config.loading`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from ostnode.config.values import (
+    Address,
+    Apps,
+    BadValueError,
+    Buckets,
+    Cluster,
+    Count,
+    Duration,
+    FilePath,
+    IndexPrincipal,
+    Operators,
+    OptionalUrl,
+    Origins,
+    Share,
+    Size,
+    Skew,
+    WholeSeconds,
+)
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+CHUNK_BYTES_MIN: Final = 4 * KIB
+CHUNK_BYTES_MAX: Final = MIB
+"""One chunk is the body of one frame of the peer protocol, which is at most this."""
+BATCH_BYTES_MIN: Final = CHUNK_BYTES_MAX + 64 * KIB
+"""A batch must hold the largest chunk and the records that complete its upload."""
+SEGMENT_BYTES_MIN: Final = 8 * MIB
+SEGMENT_BYTES_MAX: Final = 4 * GIB
+PORTS_UNUSABLE_IN_A_URL: Final = ("0.0.0.0:", "[::]:")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class LogConfig(_Table):
+    """[log]: lines on standard error."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class NodeConfig(_Table):
+    """[node]: the process."""
+
+    shutdown_deadline: Duration = 10.0
+
+
+class HttpLimits(_Table):
+    """[http]: what every HTTP listener of the process holds its clients to.
+
+    `request_body_max` bounds JSON bodies; streamed bodies are bounded by their grant. A body must
+    arrive at `body_rate_min` bytes per second on average once `body_grace` has passed, and a
+    reader must acknowledge something every `send_timeout`. Of a refused body `drain_max` bytes are
+    read, so that the client sees the answer rather than a broken pipe.
+    """
+
+    connections_max: Count = 1000
+    header_bytes_max: Annotated[Size, Field(ge=4 * KIB, le=MIB)] = 32 * KIB
+    header_timeout: Duration = 10.0
+    keep_alive: Duration = 60.0
+    request_body_max: Annotated[Size, Field(ge=4 * KIB, le=64 * MIB)] = MIB
+    body_rate_min: Size = 8 * KIB
+    body_grace: Duration = 15.0
+    send_timeout: Duration = 20.0
+    drain_max: Size = MIB
+    cors_origins: Origins = ()
+
+
+class TokensConfig(_Table):
+    """[tokens]: how long signed statements live at most, and how far clocks may differ."""
+
+    read_ttl_max: WholeSeconds = 3600
+    delete_ttl_max: WholeSeconds = 60
+    session_ttl: WholeSeconds = 900
+    login_ttl: WholeSeconds = 60
+    skew: Skew = 60
+
+
+class _RoleConfig(_Table):
+    """What [index] and [[bucket]] have in common."""
+
+    key_file: FilePath
+    data_dir: FilePath
+    http: Address
+    peer: Address
+    admin: Address
+    apps: Apps = ()
+    operators: Operators = ()
+
+
+class IndexConfig(_RoleConfig):
+    """[index]: users, allowances, placements. `buckets` are the principals it trusts."""
+
+    apps: Annotated[Apps, Field(min_length=1)]
+    buckets: Annotated[Buckets, Field(min_length=1, max_length=256)]
+    chunk_bytes: Annotated[Size, Field(ge=CHUNK_BYTES_MIN, le=CHUNK_BYTES_MAX)] = MIB
+    blob_bytes_max: Annotated[Size, Field(ge=1)] = 16 * GIB
+    grant_ttl: WholeSeconds = 3600
+    user_grants_max: Count = 1000
+    user_blobs_max: Count = 1_000_000
+    accessor_deletions_per_day: Count = 1000
+    bucket_full_at: Share = 0.95
+    bucket_back_at: Annotated[Share, Field(validate_default=True)] = 0.90
+    push_interval: Duration = 1.0
+
+    @field_validator("buckets")
+    @classmethod
+    def _each_once(cls, buckets: Buckets) -> Buckets:
+        if len(set(buckets)) != len(buckets):
+            raise BadValueError("a bucket is named twice", "name each bucket once")
+        return buckets
+
+    @field_validator("bucket_back_at")
+    @classmethod
+    def _below_full(cls, back_at: float, info: ValidationInfo) -> float:
+        if back_at >= info.data.get("bucket_full_at", 1):
+            raise BadValueError(
+                f"{back_at} is not below bucket_full_at",
+                "leave a gap, like 0.90 below 0.95, or buckets flap between full and active",
+            )
+        return back_at
+
+
+class BucketConfig(_RoleConfig):
+    """One [[bucket]]: blobs and references, served over HTTP at `public_url`.
+
+    `public_url` is empty when `http` leaves the port to the system: the node fills it in.
+    """
+
+    public_url: Annotated[OptionalUrl, Field(validate_default=True)] = ""
+    index: IndexPrincipal
+    index_peer: Address
+    segment_bytes: Annotated[Size, Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)] = 256 * MIB
+    batch_bytes_max: Annotated[
+        Size, Field(ge=BATCH_BYTES_MIN, le=64 * MIB, validate_default=True)
+    ] = 4 * MIB
+    upload_ttl: WholeSeconds = 86_400
+    floor_interval: Duration = 60.0
+    user_uploads_max: Count = 64
+    user_references_max: Count = 1_000_000
+    verify_reads: bool = True
+
+    @field_validator("public_url")
+    @classmethod
+    def _from_http(cls, url: str, info: ValidationInfo) -> str:
+        http: str = info.data.get("http", "")
+        if url or not http or http.endswith(":0"):
+            return url
+        if http.startswith(PORTS_UNUSABLE_IN_A_URL):
+            raise BadValueError(
+                f"it cannot be guessed from http = {http!r}",
+                'say where clients reach this bucket, like "https://bucket-1.example.org"',
+            )
+        return f"http://{http}"
+
+    @field_validator("batch_bytes_max")
+    @classmethod
+    def _fits_a_segment(cls, batch_bytes: int, info: ValidationInfo) -> int:
+        if batch_bytes >= info.data.get("segment_bytes", SEGMENT_BYTES_MAX):
+            raise BadValueError(
+                f"{batch_bytes} bytes do not fit a segment", "keep it well below segment_bytes"
+            )
+        return batch_bytes
+
+
+class Config(_Table):
+    """A node: an index, buckets, or both in one process."""
+
+    cluster_id: Cluster
+    log: LogConfig = LogConfig()
+    node: NodeConfig = NodeConfig()
+    http: HttpLimits = HttpLimits()
+    tokens: TokensConfig = TokensConfig()
+    index: IndexConfig | None = None
+    bucket: tuple[BucketConfig, ...] = ()
