@@ -1,0 +1,122 @@
+"""Key files: private, never overwritten, never quoted."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from ostnode import keyfiles
+from ostnode.env import SystemRng
+from ostnode.keyfiles import KeyFileError, create_key_file, load_seed
+
+SEED = bytes(range(32))
+CONTENT = f"ost-ed25519-seed:{SEED.hex()}\n"
+
+
+class FixedRng(SystemRng):
+    @override
+    def token(self, length: int) -> bytes:
+        return SEED[:length]
+
+
+def private_file(path: Path, content: str) -> Path:
+    path.write_text(content, "utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def test_what_was_created_is_what_loads(tmp_path: Path) -> None:
+    path = tmp_path / "index.key"
+    assert create_key_file(path, FixedRng()) == SEED
+    assert path.read_text("utf-8") == CONTENT
+    assert load_seed(path) == SEED
+
+
+def test_new_keys_differ(tmp_path: Path) -> None:
+    assert create_key_file(tmp_path / "a") != create_key_file(tmp_path / "b")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_only_the_owner_can_read_it_under_any_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        create_key_file(tmp_path / "key")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "key").stat().st_mode & 0o7777 == 0o600
+
+
+def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
+    path = private_file(tmp_path / "key", "precious")
+    with pytest.raises(KeyFileError, match="exists already") as caught:
+        create_key_file(path)
+    assert path.read_text("utf-8") == "precious"
+    assert caught.value.path == path
+    assert caught.value.hint
+
+
+def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="directory exists"):
+        create_key_file(tmp_path / "absent" / "key")
+
+
+def test_a_key_that_did_not_become_durable_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(keyfiles.os, "fsync", failing)
+    with pytest.raises(KeyFileError, match="cannot be created: Input/output error"):
+        create_key_file(tmp_path / "key")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602, 0o610, 0o644])
+def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    path = private_file(tmp_path / "key", CONTENT)
+    path.chmod(mode)
+    with pytest.raises(KeyFileError, match=f"mode is {mode:04o}") as caught:
+        load_seed(path)
+    assert caught.value.hint == f"chmod 600 {path}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        SEED.hex(),
+        CONTENT[:-2],
+        CONTENT.upper(),
+        CONTENT + "\n",
+        " " + CONTENT,
+        CONTENT * 10,
+        "ost-ed25519-seed:" + "é" * 64,
+    ],
+)
+def test_a_file_of_another_form_is_refused_and_not_quoted(tmp_path: Path, content: str) -> None:
+    path = private_file(tmp_path / "key", content)
+    with pytest.raises(KeyFileError, match="it holds no key") as caught:
+        load_seed(path)
+    assert SEED.hex()[:8] not in str(caught.value)
+
+
+def test_a_file_without_the_last_newline_is_accepted(tmp_path: Path) -> None:
+    assert load_seed(private_file(tmp_path / "key", CONTENT.rstrip())) == SEED
+
+
+def test_an_absent_file_and_a_directory_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="ostnode key gen"):
+        load_seed(tmp_path / "absent")
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        load_seed(tmp_path)
+
+
+def test_a_named_pipe_does_not_hang_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(KeyFileError):
+        load_seed(tmp_path / "pipe")
