@@ -1,0 +1,137 @@
+"""Frames: `u32 header length | u32 body length | header | body`, lengths big-endian.
+
+The header is one strict CBOR map, the body raw bytes. Bodies never pass through the codec: a
+reader offers the body's own buffer to be received into, so that a chunk is written once.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from ostnode.codec import CBOR_BYTES_MAX
+from ostnode.errors import FrameTooLargeError, OstError
+from ostnode.wire.fields import READ_BYTES_MAX
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+HEADER_BYTES_MAX: Final = CBOR_BYTES_MAX
+BODY_BYTES_MAX: Final = READ_BYTES_MAX + 4096
+"""The largest chunk, with a margin for what may one day ride beside it."""
+GREETING_BYTES_MAX: Final = 4096
+"""A header's limit until the peer has proven who it is; bodies are refused until then."""
+PREFIX: Final = struct.Struct(">II")
+_SCRATCH_BYTES: Final = PREFIX.size + HEADER_BYTES_MAX
+"""Room for the largest prefix and header; small frames arrive many at a time."""
+
+
+class LocalProtocolError(Exception):
+    """We tried to do what the protocol's state does not allow: a bug on this side."""
+
+
+class RemoteProtocolError(Exception):
+    """The peer broke the protocol. `refusal` is the typed error to tell it before closing."""
+
+    def __init__(self, refusal: OstError) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One whole frame; the body's buffer belongs to whoever takes the frame."""
+
+    header: bytes
+    body: bytearray
+
+
+def pack_frame(header: bytes, body: Buffer = b"") -> bytes:
+    """Prefix and header; the body, of the length given here, is to follow on the wire."""
+    if len(header) > HEADER_BYTES_MAX:
+        raise FrameTooLargeError(f"a header of {len(header)} bytes is over {HEADER_BYTES_MAX}")
+    size = memoryview(body).nbytes
+    if size > BODY_BYTES_MAX:
+        raise FrameTooLargeError(f"a body of {size} bytes is over {BODY_BYTES_MAX}")
+    return PREFIX.pack(len(header), size) + header
+
+
+class FrameReader:
+    """Cuts a byte stream into frames, however the stream was cut before.
+
+    Receive into `buffer()`, say how much came with `received(count)`, then take frames with
+    `next_frame()` until it has none. Holds at most one scratch buffer and one body.
+    """
+
+    def __init__(self) -> None:
+        self.header_bytes_max = GREETING_BYTES_MAX
+        self.body_bytes_max = 0
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._start = 0
+        self._end = 0
+        self._header: bytes | None = None
+        self._body = bytearray()
+        self._body_filled = 0
+
+    @property
+    def inside_frame(self) -> bool:
+        """Whether a frame has begun that is not whole yet."""
+        return self._header is not None or self._start != self._end
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes of the stream go; never empty once `next_frame` had nothing."""
+        if self._header is not None:
+            return memoryview(self._body)[self._body_filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start:
+            unread = self._end - self._start
+            self._scratch[:unread] = self._scratch[self._start : self._end]
+            self._start, self._end = 0, unread
+        return self._scratch[self._end :]
+
+    def received(self, count: int) -> None:
+        """`count` bytes were put at the front of `buffer()`."""
+        if self._header is not None:
+            self._body_filled += count
+        else:
+            self._end += count
+
+    def next_frame(self) -> Frame | None:
+        """The next whole frame; raises RemoteProtocolError for one over the limits."""
+        if self._header is None and not self._begin_body():
+            return None
+        if self._body_filled < len(self._body):
+            return None
+        assert self._header is not None
+        frame = Frame(self._header, self._body)
+        self._header, self._body, self._body_filled = None, bytearray(), 0
+        return frame
+
+    def _begin_body(self) -> bool:
+        """Take prefix and header off the scratch buffer if they are there, and set up the body."""
+        unread = self._end - self._start
+        if unread < PREFIX.size:
+            return False
+        header_bytes, body_bytes = PREFIX.unpack_from(self._scratch, self._start)
+        self._check(header_bytes, body_bytes)
+        if unread < PREFIX.size + header_bytes:
+            return False
+        at = self._start + PREFIX.size
+        self._header = bytes(self._scratch[at : at + header_bytes])
+        at += header_bytes
+        # The buffer is made only now: a lying prefix alone costs no memory.
+        self._body = bytearray(body_bytes)
+        self._body_filled = min(self._end - at, body_bytes)
+        self._body[: self._body_filled] = self._scratch[at : at + self._body_filled]
+        self._start = at + self._body_filled
+        return True
+
+    def _check(self, header_bytes: int, body_bytes: int) -> None:
+        if header_bytes > self.header_bytes_max:
+            over = f"a header of {header_bytes} bytes is over {self.header_bytes_max}"
+        elif body_bytes > self.body_bytes_max:
+            over = f"a body of {body_bytes} bytes is over {self.body_bytes_max}"
+        else:
+            return
+        raise RemoteProtocolError(FrameTooLargeError(over))
