@@ -99,8 +99,9 @@ def _known_keys_hint(location: Location, tables: dict[str, type[BaseModel]]) -> 
 
 
 def _shape_hint(location: Location) -> str:
-    if location[0] == "bucket" and len(location) == 1:
+    table = len(location) == 1 or isinstance(location[-1], int)
+    if table and location[0] == "bucket":
         return "write [[bucket]], with two brackets, once for each bucket"
-    if len(location) == 1:
+    if table:
         return f"write [{location[0]}] on a line of its own"
     return 'write a list, like ["…", "…"]'

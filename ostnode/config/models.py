@@ -62,10 +62,10 @@ class NodeConfig(_Table):
 class HttpLimits(_Table):
     """[http]: what every HTTP listener of the process holds its clients to.
 
-    `request_body_max` bounds JSON bodies; streamed bodies are bounded by their grant. A body must
-    arrive at `body_rate_min` bytes per second on average once `body_grace` has passed, and a
-    reader must acknowledge something every `send_timeout`. Of a refused body `drain_max` bytes are
-    read, so that the client sees the answer rather than a broken pipe.
+    `request_body_max` bounds JSON bodies; streamed bodies are bounded by their grant. Bodies
+    must move at `body_rate_min` bytes per second in either direction, with a credit of
+    `body_grace` for one that arrives and of `send_timeout` for one that is taken. Of a refused
+    body `drain_max` bytes are read, so that the client sees the answer and no broken pipe.
     """
 
     connections_max: Count = 1000
@@ -73,7 +73,7 @@ class HttpLimits(_Table):
     header_timeout: Duration = 10.0
     keep_alive: Duration = 60.0
     request_body_max: Annotated[Size, Field(ge=4 * KIB, le=64 * MIB)] = MIB
-    body_rate_min: Size = 8 * KIB
+    body_rate_min: Annotated[Size, Field(ge=1)] = 8 * KIB
     body_grace: Duration = 15.0
     send_timeout: Duration = 20.0
     drain_max: Size = MIB

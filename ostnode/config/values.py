@@ -166,13 +166,11 @@ def split_list(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0, le=SIZE_MAX)]
-Duration = Annotated[
-    float, BeforeValidator(parse_duration), Field(gt=0, le=DURATION_S_MAX, allow_inf_nan=False)
-]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=DURATION_S_MAX)]
 WholeSeconds = Annotated[int, BeforeValidator(parse_whole_seconds), Field(gt=0, le=DURATION_S_MAX)]
 Skew = Annotated[int, BeforeValidator(parse_whole_seconds), Field(ge=0, le=3600)]
 Count = Annotated[int, Field(ge=1, le=SIZE_MAX)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 Address = Annotated[str, BeforeValidator(parse_address)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
