@@ -1,0 +1,152 @@
+"""allocated_bucket: check, reserve and place in one transaction; and giving grants back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ostnode.errors import (
+    AllowanceExceededError,
+    BlobTooLargeError,
+    BusyError,
+    InvalidArgumentError,
+    UploadConflictError,
+)
+from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.roles.index.core import ledger
+from ostnode.roles.index.core.buckets import Chooser
+from ostnode.roles.index.core.rows import Bucket, Charge, OpenGrant, User
+from ostnode.roles.index.core.rules import Rules
+from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.core.users import require_user
+from ostnode.wire import messages as m
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for a bucket. `new_id` is the grant's id, should it be a new one."""
+
+    caller: Principal
+    blob_id: BlobId
+    size: int
+    new_id: GrantId
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What the transaction decided, to be signed once it is durable."""
+
+    user: User
+    grant: OpenGrant
+    bucket: Bucket
+    already_yours: bool
+
+
+def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Granted | None:
+    """Reserve and place, or renew the open grant; None says busy, and is to be committed.
+
+    Raises UserUnknownError, NotAuthorizedError, BlobTooLargeError, InvalidArgumentError,
+    UploadConflictError, AllowanceExceededError, NoBucketError or BusyError.
+    """
+    user = require_user(tables, ask.caller)
+    check_size(ask.size, rules)
+    charge = tables.charges.get(user.uid, ask.blob_id)
+    _check_charged(charge, ask.size)
+    placement = tables.placements.get(ask.blob_id)
+    if placement is not None and placement.moving:
+        raise BusyError("the blob is being placed in another bucket")
+    end = ask.now + rules.grant_ttl_s
+    grant = _open_grant_of(tables, user, ask)
+    if grant is None:
+        reserved = 0 if charge else ask.size
+        _check_caps(user, rules, needed=ask.size, new_blob=charge is None)
+        bucket = chooser.bucket_for(tables, ask.blob_id, ask.size)
+        grant = OpenGrant(
+            grant_id=ask.new_id,
+            uid=user.uid,
+            blob_id=ask.blob_id,
+            bucket=bucket.principal,
+            size=ask.size,
+            chunk_bytes=rules.chunk_bytes,
+            reserved=reserved,
+            latest_end=end,
+        )
+        ledger.open_grant(tables, grant)
+    elif charge is None and grant.reserved < grant.size:
+        # Its charge has gone: the bucket would refuse it. Have it closed, so that the next
+        # allocation can reserve.
+        ledger.revoke_grant(tables, grant)
+        return None
+    else:
+        bucket = chooser.bucket_for(tables, ask.blob_id)
+        grant = replace(grant, latest_end=max(grant.latest_end, end))
+        tables.grants.put(grant)
+    user = require_user(tables, ask.caller)
+    return Granted(user, grant, bucket, already_yours=charge is not None)
+
+
+def can_forward(
+    tables: Tables, rules: Rules, caller: Principal, blob_id: BlobId, size: int
+) -> m.Allowance:
+    """The account as an allocation would leave it. Raises what an allocation would for it."""
+    user = require_user(tables, caller)
+    check_size(size, rules)
+    charge = tables.charges.get(user.uid, blob_id)
+    _check_charged(charge, size)
+    more = 0
+    if charge is None and not tables.grants.where(uid=user.uid, blob_id=blob_id):
+        _check_caps(user, rules, needed=size, new_blob=True)
+        more = size
+    return m.Allowance(user.byte_limit, user.used, user.reserved + more)
+
+
+def release(tables: Tables, caller: Principal, grant_id: GrantId) -> None:
+    """Have the caller's grant closed. One that is gone already, or another's, is no error."""
+    user = require_user(tables, caller)
+    grant = tables.grants.get(grant_id)
+    if grant is not None and grant.uid == user.uid:
+        ledger.revoke_grant(tables, grant)
+
+
+def check_size(size: int, rules: Rules) -> None:
+    """Raise BlobTooLargeError."""
+    if size > rules.blob_bytes_max:
+        raise BlobTooLargeError(
+            f"a blob has at most {rules.blob_bytes_max} bytes here",
+            limit=rules.blob_bytes_max,
+            needed=size,
+        )
+
+
+def _check_charged(charge: Charge | None, size: int) -> None:
+    if charge is not None and charge.size != size:
+        raise InvalidArgumentError("you hold this blob already, and it has another size")
+
+
+def _open_grant_of(tables: Tables, user: User, ask: Ask) -> OpenGrant | None:
+    grant = next(iter(tables.grants.where(uid=user.uid, blob_id=ask.blob_id)), None)
+    if grant is None:
+        return None
+    if grant.revoking:
+        raise BusyError("the last grant for this blob is being closed")
+    if grant.size != ask.size:
+        raise UploadConflictError("a grant for this blob with another size is open: release it")
+    return grant
+
+
+def _check_caps(user: User, rules: Rules, *, needed: int, new_blob: bool) -> None:
+    """Raise unless one more grant fits; one for a blob already charged always fits its bytes."""
+    if user.grants >= rules.user_grants_max:
+        raise BusyError(f"{user.grants} grants of yours are open: finish or release some")
+    if not new_blob:
+        return
+    account = {
+        "limit": user.byte_limit,
+        "used": user.used,
+        "reserved": user.reserved,
+        "needed": needed,
+    }
+    if user.used + user.reserved + needed > user.byte_limit:
+        raise AllowanceExceededError("the blob does not fit your allowance", **account)
+    if user.blobs + user.grants >= rules.user_blobs_max:
+        raise AllowanceExceededError(f"you hold {user.blobs} blobs, the most allowed", **account)

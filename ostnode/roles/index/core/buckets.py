@@ -1,0 +1,84 @@
+"""The buckets: which are known, which take new blobs, and where a blob goes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ostnode.errors import NoBucketError
+from ostnode.ids import BlobId, Principal
+from ostnode.placement import PartitionMap, weight_of
+from ostnode.roles.index.core.rows import Bucket, BucketState
+from ostnode.roles.index.core.rules import Rules
+from ostnode.roles.index.core.tables import Tables
+from ostnode.wire import messages as m
+
+
+def enlist(tables: Tables, named: Collection[Principal]) -> None:
+    """Take the config's word for which buckets there are.
+
+    A bucket no longer named keeps its row and its blobs' places, and gets no grant.
+    """
+    for bucket in tables.buckets.where():
+        if bucket.principal not in named:
+            tables.buckets.put(replace(bucket, state=BucketState.PENDING))
+    for principal in named:
+        if tables.buckets.get(principal) is None:
+            tables.buckets.put(Bucket(principal))
+
+
+def state_with(state: BucketState, space: m.Space, rules: Rules) -> BucketState:
+    """The state of a bucket that reports this space; between the two shares it stays as it is."""
+    in_use = 1 - space.free / space.total if space.total else 0
+    if in_use >= rules.bucket_full_at:
+        return BucketState.FULL
+    if state is BucketState.FULL and in_use > rules.bucket_back_at:
+        return BucketState.FULL
+    return BucketState.ACTIVE
+
+
+class Chooser:
+    """Chooses buckets for new blobs; remembers the map of the set it saw last."""
+
+    def __init__(self) -> None:
+        self._map: PartitionMap | None = None
+
+    def bucket_for(self, tables: Tables, blob_id: BlobId, size: int = 0) -> Bucket:
+        """The bucket that has the blob, else the one a new blob of `size` bytes gets.
+
+        A full bucket keeps what was placed there. Raises NoBucketError.
+        """
+        placement = tables.placements.get(blob_id)
+        if placement is None:
+            return self._choose(tables, blob_id, size)
+        bucket = tables.buckets.get(placement.bucket)
+        if bucket is None or bucket.state is BucketState.PENDING:
+            raise NoBucketError("the bucket of this blob is not in the cluster now")
+        return bucket
+
+    def _choose(self, tables: Tables, blob_id: BlobId, size: int) -> Bucket:
+        active = {row.principal: row for row in tables.buckets.where(state=BucketState.ACTIVE)}
+        if not active:
+            raise NoBucketError("no bucket is active and has room")
+        chosen = active[self._map_of(active.values()).bucket_of(blob_id)]
+        if _has_room(chosen, size):
+            return chosen
+        roomy = {key: row for key, row in active.items() if _has_room(row, size)}
+        if not roomy:
+            raise NoBucketError(f"no bucket has room for {size} bytes")
+        return roomy[PartitionMap(_weights(roomy.values())).bucket_of(blob_id)]
+
+    def _map_of(self, active: Collection[Bucket]) -> PartitionMap:
+        weights = _weights(active)
+        if self._map is None or self._map.weights != weights:
+            self._map = PartitionMap(weights)
+        return self._map
+
+
+def _weights(buckets: Collection[Bucket]) -> dict[Principal, int]:
+    return {bucket.principal: weight_of(bucket.total) for bucket in buckets}
+
+
+def _has_room(bucket: Bucket, size: int) -> bool:
+    """By its last report; one that cannot tell its space is taken to have some."""
+    return bucket.free >= size or bucket.total == 0

@@ -1,0 +1,87 @@
+"""The accounts: grants and charges come and go only here, each with every sum it is part of.
+
+A user's row sums its grants and charges, a placement's row counts them. Rows of deleted or
+unknown uids count for placements alone: they end when the bucket's events end them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ostnode.errors import InvalidArgumentError
+from ostnode.ids import SIZE_MAX, BlobId, Principal, Uid
+from ostnode.roles.index.core import feed
+from ostnode.roles.index.core.rows import Charge, OpenGrant, Placement
+from ostnode.roles.index.core.tables import Tables
+
+
+def open_grant(tables: Tables, grant: OpenGrant) -> None:
+    """Record a new grant: its bytes are reserved, its blob is placed."""
+    tables.grants.put(grant)
+    _change_account(tables, grant.uid, reserved=grant.reserved, grants=1)
+    _change_placement(tables, grant.blob_id, grant.bucket, grants=1)
+
+
+def revoke_grant(tables: Tables, grant: OpenGrant) -> None:
+    """Ask the bucket to close the grant. Its reservation stays until it has."""
+    if not grant.revoking:
+        tables.grants.put(replace(grant, revoking=True))
+        feed.announce_revocation(tables, grant.grant_id)
+
+
+def end_grant(tables: Tables, grant: OpenGrant) -> None:
+    """The grant can never complete again: free what it reserved."""
+    tables.grants.drop(grant.grant_id)
+    if grant.revoking:
+        feed.withdraw_revocation(tables, grant.grant_id)
+    _change_account(tables, grant.uid, reserved=-grant.reserved, grants=-1)
+    _change_placement(tables, grant.blob_id, grant.bucket, grants=-1)
+
+
+def add_charge(tables: Tables, charge: Charge) -> None:
+    """Charge the uid for the blob, once however often it is said."""
+    if tables.charges.get(charge.uid, charge.blob_id) is None:
+        tables.charges.put(charge)
+        _change_account(tables, charge.uid, used=charge.size, blobs=1)
+        _change_placement(tables, charge.blob_id, charge.bucket, charges=1)
+
+
+def drop_charge(tables: Tables, uid: Uid, blob_id: BlobId, bucket: Principal) -> None:
+    """The uid holds the blob no more; nothing happens when it is not charged for this bucket's."""
+    charge = tables.charges.get(uid, blob_id)
+    if charge is not None and charge.bucket == bucket:
+        tables.charges.drop(uid, blob_id)
+        _change_account(tables, uid, used=-charge.size, blobs=-1)
+        _change_placement(tables, blob_id, bucket, charges=-1)
+
+
+def _change_account(
+    tables: Tables, uid: Uid, *, used: int = 0, reserved: int = 0, blobs: int = 0, grants: int = 0
+) -> None:
+    user = tables.users.get(uid)
+    if user is None or user.deleted:
+        return
+    changed = replace(
+        user,
+        used=user.used + used,
+        reserved=user.reserved + reserved,
+        blobs=user.blobs + blobs,
+        grants=user.grants + grants,
+        version=user.version + 1,
+    )
+    if not (0 <= changed.used <= SIZE_MAX and 0 <= changed.reserved <= SIZE_MAX):
+        raise InvalidArgumentError("the account would leave its range")
+    tables.users.put(changed)
+    feed.announce_user(tables, uid, urgent=False)
+
+
+def _change_placement(
+    tables: Tables, blob_id: BlobId, bucket: Principal, *, grants: int = 0, charges: int = 0
+) -> None:
+    old = tables.placements.get(blob_id) or Placement(blob_id, bucket)
+    new = replace(old, grants=old.grants + grants, charges=old.charges + charges)
+    if new.grants == 0 and new.charges == 0:
+        tables.placements.drop(blob_id)
+    else:
+        # A charge means that the bucket had room after all: there is a copy, and it stays.
+        tables.placements.put(replace(new, moving=new.moving and new.charges == 0))

@@ -1,0 +1,181 @@
+"""sync_bucket: a bucket's outbox, applied in order and exactly once in effect.
+
+A bucket sends its events by sequence number and sends them again until it has heard the answer.
+What was answered to an event is kept until the bucket moves past it, so that a repeated event is
+answered as the first time and changes nothing. One that cannot be applied is set aside and
+reported, and the queue moves on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from blake3 import blake3
+
+from ostnode.errors import InvalidArgumentError, NotAuthorizedError, OstError
+from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.roles.index.core import ledger
+from ostnode.roles.index.core.buckets import state_with
+from ostnode.roles.index.core.rows import Bucket, Charge, OutboxAnswer, Rejected
+from ostnode.roles.index.core.rules import Rules
+from ostnode.roles.index.core.tables import Tables
+from ostnode.wire import events as e
+from ostnode.wire import messages as m
+from ostnode.wire.eventcodec import decode_event
+from ostnode.wire.fields import Message
+
+_DIGEST_BYTES: Final = 16
+_REASON_CHARS_MAX: Final = 60
+"""500 of them fit a frame's header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A grant the event closed, and the latest end ever signed for it."""
+
+    grant_id: GrantId
+    end: int
+
+
+def sync_bucket(
+    tables: Tables, rules: Rules, principal: Principal, request: m.SyncBucket, now: int
+) -> m.SyncResult:
+    """Apply what is new in the batch and answer for all of it.
+
+    Raises InvalidArgumentError for a gap, and with detail `resync` for a bucket of another
+    incarnation, or one that sends something else under numbers it has used.
+    """
+    bucket = _admitted(tables, principal, request)
+    last = request.first_seq + len(request.events) - 1
+    known = bucket.acked_seq - request.first_seq + 1
+    _check_repeated(tables, bucket, request, known)
+    tables.drop_answers_before(principal, request.first_seq)
+    floor = bucket.floor
+    for seq, data in enumerate(request.events, request.first_seq):
+        if seq > bucket.acked_seq:
+            floor = _take(tables, replace(bucket, floor=floor), seq, data, now)
+    bucket = replace(
+        bucket,
+        state=state_with(bucket.state, request.space, rules),
+        acked_seq=max(bucket.acked_seq, last),
+        floor=floor,
+        http=request.http,
+        total=request.space.total,
+        free=request.space.free,
+        stored=request.space.stored,
+        last_seen=now,
+    )
+    tables.buckets.put(bucket)
+    return _result(tables, bucket, request.first_seq, last)
+
+
+def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket) -> Bucket:
+    bucket = tables.buckets.get(principal)
+    if bucket is None:
+        raise NotAuthorizedError("the index does not know this bucket")
+    if bucket.incarnation == 0 and request.incarnation:
+        bucket = replace(bucket, incarnation=request.incarnation)
+    if bucket.incarnation != request.incarnation or not request.incarnation:
+        raise InvalidArgumentError("the bucket is of another incarnation", resync=True)
+    if not 0 < request.first_seq <= bucket.acked_seq + 1:
+        raise InvalidArgumentError(
+            f"the next outbox event is {bucket.acked_seq + 1}, not {request.first_seq}",
+            acked_seq=bucket.acked_seq,
+        )
+    return bucket
+
+
+def _check_repeated(tables: Tables, bucket: Bucket, request: m.SyncBucket, known: int) -> None:
+    """Events sent again must be the same bytes: a bucket set back in time sends other ones."""
+    repeated = request.events[:known]
+    last = request.first_seq + len(repeated) - 1
+    answers = tables.answers_between(bucket.principal, request.first_seq, last)
+    if [answer.digest for answer in answers] != [_digest(data) for data in repeated]:
+        raise InvalidArgumentError("these numbers were used for other events", resync=True)
+
+
+def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> int:
+    """Apply one event or set it aside; the bucket's floor after it."""
+    closed, floor = None, bucket.floor
+    try:
+        with tables.alone():
+            event = decode_event(data, e.OutboxEvent)
+            if isinstance(event, e.FloorRaised):
+                floor = _raise_floor(tables, bucket, event.floor)
+            else:
+                closed = _apply(tables, bucket, event, now)
+    except OstError as error:
+        reason = error.message[:_REASON_CHARS_MAX]
+        tables.rejected.put(Rejected(bucket.principal, seq, reason, data, now))
+    grant_id, end = (closed.grant_id, closed.end) if closed else (b"", 0)
+    tables.answers.put(OutboxAnswer(bucket.principal, seq, _digest(data), grant_id, end))
+    return floor
+
+
+def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> Closed | None:
+    match event:
+        case e.Completed():
+            closed = _end_grant(tables, bucket, event)
+            charge = Charge(event.uid, event.blob_id, bucket.principal, event.size, now)
+            ledger.add_charge(tables, charge)
+            return closed
+        case e.GrantClosed():
+            closed = _end_grant(tables, bucket, event)
+            if event.reason == "not_held":
+                ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
+            elif event.reason == "bucket_full":
+                _move_elsewhere(tables, bucket, event.blob_id)
+            return closed
+        case e.Released():
+            ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
+            return None
+        case _:
+            raise InvalidArgumentError("not an outbox event")
+
+
+def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClosed) -> Closed:
+    """Free the grant the event ends, which must be this bucket's, uid's and blob's."""
+    grant = tables.grants.get(event.grant_id)
+    if grant is None:
+        # It was freed when the floor passed its latest end: the floor is late enough.
+        return Closed(event.grant_id, bucket.floor)
+    if (grant.bucket, grant.uid, grant.blob_id) != (bucket.principal, event.uid, event.blob_id):
+        raise InvalidArgumentError("the grant is another bucket's, uid's or blob's")
+    ledger.end_grant(tables, grant)
+    return Closed(grant.grant_id, grant.latest_end)
+
+
+def _raise_floor(tables: Tables, bucket: Bucket, floor: int) -> int:
+    """Free every grant that can never complete any more."""
+    for grant in tables.grants_ended(bucket.principal, floor):
+        ledger.end_grant(tables, grant)
+    return max(bucket.floor, floor)
+
+
+def _move_elsewhere(tables: Tables, bucket: Bucket, blob_id: BlobId) -> None:
+    """The bucket has no room for a blob it has no copy of: have its other grants there closed."""
+    placement = tables.placements.get(blob_id)
+    if placement is None or placement.charges or placement.bucket != bucket.principal:
+        return
+    tables.placements.put(replace(placement, moving=True))
+    for grant in tables.grants.where(blob_id=blob_id):
+        ledger.revoke_grant(tables, grant)
+
+
+def _result(tables: Tables, bucket: Bucket, first: int, last: int) -> m.SyncResult:
+    answers = tables.answers_between(bucket.principal, first, last)
+    rejected = tables.rejected_between(bucket.principal, first, last)
+    return m.SyncResult(
+        acked_seq=bucket.acked_seq,
+        closed=tuple(
+            m.ClosedEnd(GrantId(answer.grant_id), answer.latest_end)
+            for answer in answers
+            if answer.grant_id
+        ),
+        rejected=tuple(m.RejectedEvent(row.seq, row.reason) for row in rejected),
+    )
+
+
+def _digest(data: bytes) -> bytes:
+    return blake3(data).digest(_DIGEST_BYTES)

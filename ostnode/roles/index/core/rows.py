@@ -1,0 +1,197 @@
+"""The index's rows: one frozen dataclass per table, its fields the columns in order.
+
+Sizes are bytes, times whole seconds since 1970. A change is a new row put in the old one's
+place; the database's transaction makes several of them one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ostnode.ids import BlobId, ClusterId, GrantId, Principal, Uid
+
+THE_INDEX: Final = "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What this database is: one row, named THE_INDEX. `incarnation` is in microseconds."""
+
+    name: str
+    schema_version: int
+    cluster_id: ClusterId
+    principal: Principal
+    incarnation: int
+    feed_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One registration. A deleted one keeps its row, so that its uid is never given again.
+
+    `used` sums the uid's charges and `reserved` its grants' reservations; `blobs` and `grants`
+    count them. `version` grows with every change and orders the feed's events about the uid.
+    """
+
+    uid: Uid
+    principal: Principal
+    byte_limit: int
+    on_full: str
+    used: int = 0
+    reserved: int = 0
+    blobs: int = 0
+    grants: int = 0
+    version: int = 1
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGrant:
+    """A grant the bucket has not closed, at most one per (uid, blob).
+
+    `reserved` is `size`, or 0 when the uid was charged for the blob already. `latest_end` is the
+    latest end ever signed for this id. A `revoking` one is never renewed.
+    """
+
+    grant_id: GrantId
+    uid: Uid
+    blob_id: BlobId
+    bucket: Principal
+    size: int
+    chunk_bytes: int
+    reserved: int
+    latest_end: int
+    revoking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The uid holds a reference to the blob in this bucket and pays `size` bytes for it."""
+
+    uid: Uid
+    blob_id: BlobId
+    bucket: Principal
+    size: int
+    charged_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a blob is or will be, while it has grants or charges (of deleted uids too).
+
+    `moving`: its bucket had no room for it; nothing is granted until the other grants there are
+    closed and the blob can be placed anew.
+    """
+
+    blob_id: BlobId
+    bucket: Principal
+    grants: int = 0
+    charges: int = 0
+    moving: bool = False
+
+
+class BucketState(StrEnum):
+    """PENDING: not in the config, or never heard of. FULL takes no new blobs."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket as it last reported. `acked_seq` counts in `incarnation`; `floor` as it sent it."""
+
+    principal: Principal
+    state: BucketState = BucketState.PENDING
+    incarnation: int = 0
+    acked_seq: int = 0
+    floor: int = 0
+    http: str = ""
+    total: int = 0
+    free: int = 0
+    stored: int = 0
+    last_seen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxAnswer:
+    """What was answered to an outbox event, kept until the bucket shows that it knows.
+
+    `digest` is of the event's bytes; `grant_id` is empty when no grant was closed by it.
+    """
+
+    bucket: Principal
+    seq: int
+    digest: bytes
+    grant_id: bytes
+    latest_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An outbox event that could not be applied, kept for people to look at."""
+
+    bucket: Principal
+    seq: int
+    reason: str
+    event: bytes
+    rejected_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Whether a principal is blocked; the row stays when it no longer is, for the version."""
+
+    principal: Principal
+    blocked: bool
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Burned:
+    """An accessor deleted for ever."""
+
+    accessor: Principal
+    burned_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionCount:
+    """How many accessors a uid has deleted on its latest day (days since 1970)."""
+
+    uid: Uid
+    day: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRow:
+    """An entity's event as buckets read it, stamped with its place in the feed."""
+
+    entity: bytes
+    seq: int
+    event: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unstamped:
+    """An entity that has changed since it was stamped. `place` orders them by first change."""
+
+    entity: bytes
+    place: int
+    urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over live registrations, and what was set aside."""
+
+    users: int
+    charges: int
+    open_grants: int
+    bytes_used: int
+    bytes_reserved: int
+    rejected_events: int

@@ -1,0 +1,26 @@
+"""The limits the index's decisions are held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ON_FULL: Final = ("refuse",)
+"""What may happen when an allowance is full. Evicting the oldest blobs is not offered yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Limits per cluster, user and bucket; shares are of a bucket's disk, 0 … 1.
+
+    A bucket is full from `bucket_full_at` on and takes new blobs again at `bucket_back_at`.
+    """
+
+    chunk_bytes: int = 1 << 20
+    blob_bytes_max: int = 16 << 30
+    grant_ttl_s: int = 3600
+    user_grants_max: int = 1000
+    user_blobs_max: int = 1_000_000
+    accessor_deletions_per_day: int = 1000
+    bucket_full_at: float = 0.95
+    bucket_back_at: float = 0.90

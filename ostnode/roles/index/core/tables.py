@@ -1,0 +1,111 @@
+"""What the decisions need of a database: row access inside one running transaction.
+
+The decisions of this package are synchronous functions over `Tables`. They do no I/O of their
+own: an engine runs them between BEGIN and COMMIT, takes back what a refusal wrote, and lets
+nobody hear of anything before the COMMIT is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from ostnode.ids import Principal
+from ostnode.roles.index.core.rows import (
+    Blocked,
+    Bucket,
+    Burned,
+    Charge,
+    DeletionCount,
+    FeedRow,
+    Meta,
+    OpenGrant,
+    OutboxAnswer,
+    Placement,
+    Rejected,
+    Totals,
+    Unstamped,
+    User,
+)
+
+Column = int | str | bytes
+R = TypeVar("R")
+
+
+class Rows(Protocol[R]):
+    """One table's rows, found by primary key."""
+
+    def get(self, *key: Column) -> R | None:
+        """The row with this key."""
+        ...
+
+    def put(self, row: R) -> None:
+        """Insert the row, or replace the one with its key."""
+        ...
+
+    def drop(self, *key: Column) -> None:
+        """Delete the row with this key, if there is one."""
+        ...
+
+    def where(self, **equal: Column) -> list[R]:
+        """The rows whose named columns have these values (all rows without any), by key."""
+        ...
+
+
+class Tables(Protocol):
+    """Every table, and the few questions that are not about one key."""
+
+    meta: Rows[Meta]
+    users: Rows[User]
+    grants: Rows[OpenGrant]
+    charges: Rows[Charge]
+    placements: Rows[Placement]
+    buckets: Rows[Bucket]
+    answers: Rows[OutboxAnswer]
+    rejected: Rows[Rejected]
+    blocked: Rows[Blocked]
+    burned: Rows[Burned]
+    deletions: Rows[DeletionCount]
+    feed: Rows[FeedRow]
+    unstamped: Rows[Unstamped]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A block whose writes are taken back when it raises, without ending the transaction."""
+        ...
+
+    def note_urgent(self) -> None:
+        """Something was written that buckets should hear of as soon as this is durable."""
+        ...
+
+    def next_place(self) -> int:
+        """A place behind every unstamped entity's."""
+        ...
+
+    def unstamped_in_order(self, limit: int, *, urgent_only: bool) -> Sequence[Unstamped]:
+        """The first unstamped entities, by place."""
+        ...
+
+    def feed_after(self, seq: int, limit: int) -> Sequence[FeedRow]:
+        """Feed rows behind `seq`, in order."""
+        ...
+
+    def grants_ended(self, bucket: Principal, floor: int) -> Sequence[OpenGrant]:
+        """The bucket's grants whose latest end is at or before `floor`."""
+        ...
+
+    def answers_between(self, bucket: Principal, low: int, high: int) -> Sequence[OutboxAnswer]:
+        """What was answered to the bucket's events `low … high`, in order."""
+        ...
+
+    def drop_answers_before(self, bucket: Principal, seq: int) -> None:
+        """Forget what was answered to events before `seq`."""
+        ...
+
+    def rejected_between(self, bucket: Principal, low: int, high: int) -> Sequence[Rejected]:
+        """The bucket's events `low … high` that were set aside, in order."""
+        ...
+
+    def totals(self) -> Totals:
+        """Sums over the live registrations."""
+        ...

@@ -1,0 +1,125 @@
+"""The embedded engine: one SQLite file, one connection, group commit."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import override
+
+from ostnode.errors import BusyError
+from ostnode.roles.index.database.engine import (
+    Database,
+    DatabaseFailedError,
+    DatabaseUnusableError,
+    Job,
+)
+from ostnode.roles.index.database.schema import STATEMENTS
+from ostnode.roles.index.database.sqltables import SqlTables
+
+FILE_NAME: Final = "index.sqlite"
+
+_PRAGMAS: Final = (
+    # Held from the first read until close: a second process is refused, and no -shm file is made.
+    "PRAGMA locking_mode = EXCLUSIVE",
+    "PRAGMA journal_mode = WAL",
+    # In WAL mode NORMAL would lose commits on power loss; FULL syncs the log on every COMMIT.
+    "PRAGMA synchronous = FULL",
+    "PRAGMA trusted_schema = OFF",
+)
+_OF_ONE_STATEMENT: Final = frozenset({
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+})
+"""Primary result codes that undo the failed statement and leave the transaction usable."""
+_PRIMARY_CODE_MASK: Final = 0xFF
+
+
+class SqliteDatabase(Database):
+    """Durability: WAL with synchronous=FULL, so a COMMIT that returned survives power loss, as
+    far as the disk keeps what it has synced. A COMMIT that failed for want of room had no
+    effect; any other failure of one has an unknown outcome and ends the node.
+
+    The file is locked for as long as it is open. All calls block; they may come from any thread,
+    one at a time. Without a directory the database is in memory.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        """Open or create the database; raises DatabaseUnusableError."""
+        place = _prepared(directory) if directory else ":memory:"
+        try:
+            self._connection = sqlite3.connect(
+                place, isolation_level=None, check_same_thread=False, timeout=0
+            )
+            for statement in (*_PRAGMAS, "BEGIN IMMEDIATE", *STATEMENTS, "COMMIT"):
+                self._connection.execute(statement)
+        except sqlite3.Error as error:
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                raise DatabaseUnusableError(f"{place} is in use by another process") from None
+            raise DatabaseUnusableError(f"{place}: {error}") from error
+        self._tables = SqlTables(self._connection.execute)
+
+    @override
+    def run_batch(self, jobs: Sequence[Job]) -> bool:
+        self._tables.urgent = False
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._run(job)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(jobs, error)
+        return self._tables.urgent
+
+    @override
+    def close(self) -> None:
+        self._connection.close()
+
+    def _run(self, job: Job) -> None:
+        try:
+            with self._tables.alone():
+                job.run(self._tables)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and _code(error) not in _OF_ONE_STATEMENT:
+                raise
+            job.fail(error)
+
+    def _give_up(self, jobs: Sequence[Job], error: sqlite3.Error) -> None:
+        """End a batch that could not be committed; raises unless it surely had no effect."""
+        full = _code(error) == sqlite3.SQLITE_FULL
+        why = (
+            BusyError("the index's disk is full")
+            if full
+            else DatabaseFailedError(f"the index's database failed: {error}")
+        )
+        for job in jobs:
+            job.fail(why)
+        if not full:
+            raise why from error
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code; misuse found by Python's own module has none and counts as ours."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & _PRIMARY_CODE_MASK
+
+
+def _prepared(directory: Path) -> str:
+    """The file's path in a directory that exists, durably, for its owner alone."""
+    if not directory.is_dir():
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+            parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise DatabaseUnusableError(f"{directory}: {error.strerror}") from error
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    return str(directory / FILE_NAME)

@@ -1,0 +1,61 @@
+"""The heartbeat: stamps what has changed into the feed and wakes those who wait for it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+import trio
+
+from ostnode.errors import BusyError
+from ostnode.roles.index.core.feed import STAMPS_MAX, stamp
+from ostnode.roles.index.database.repository import Repository
+
+_LOG = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Urgent changes are stamped as soon as they are durable, the others every interval."""
+
+    def __init__(self, push_interval_s: float) -> None:
+        self._push_interval_s = push_interval_s
+        self._urgent = trio.Event()
+        self._news = trio.Event()
+
+    @property
+    def news(self) -> trio.Event:
+        """Set once the feed has grown after the moment this is asked for."""
+        return self._news
+
+    def urge(self) -> None:
+        """Something urgent is durable."""
+        self._urgent.set()
+
+    async def run(
+        self,
+        repository: Repository,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Beat until cancelled."""
+        task_status.started()
+        next_push = trio.current_time()
+        while True:
+            push = trio.current_time() >= next_push
+            if push:
+                next_push = trio.current_time() + self._push_interval_s
+            self._urgent = trio.Event()
+            try:
+                await self._stamp(repository, urgent_only=not push)
+            except BusyError as error:
+                _LOG.warning("feed not stamped", reason=error.message)
+                await trio.sleep_until(next_push)
+            with trio.move_on_at(next_push):
+                await self._urgent.wait()
+
+    async def _stamp(self, repository: Repository, *, urgent_only: bool) -> None:
+        while count := await repository.transact(partial(stamp, urgent_only=urgent_only)):
+            news, self._news = self._news, trio.Event()
+            news.set()
+            if count < STAMPS_MAX:
+                break

@@ -1,0 +1,73 @@
+"""Opening an index: database, heartbeat and service, in order and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from ostnode.env import Clock, Rng, Worker
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import Principal
+from ostnode.roles.index.core.buckets import enlist
+from ostnode.roles.index.core.rows import THE_INDEX, Meta
+from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.database.engine import DatabaseUnusableError
+from ostnode.roles.index.database.repository import Repository
+from ostnode.roles.index.database.schema import SCHEMA_VERSION
+from ostnode.roles.index.database.sqlite import SqliteDatabase
+from ostnode.roles.index.heartbeat import Heartbeat
+from ostnode.roles.index.options import IndexOptions
+from ostnode.roles.index.service import IndexService
+
+CLOSE_DEADLINE_S: Final = 5
+
+
+@asynccontextmanager
+async def open_index(
+    options: IndexOptions, key: KeyPair, *, clock: Clock, rng: Rng, worker: Worker
+) -> AsyncIterator[IndexService]:
+    """An index that serves until the block ends.
+
+    Raises DatabaseUnusableError when its database is in use, or another index's; later, in an
+    exception group, DatabaseFailedError.
+    """
+    database = await worker.run(SqliteDatabase, options.data_dir)
+    try:
+        heartbeat = Heartbeat(options.push_interval_s)
+        repository = Repository(database, worker, heartbeat.urge)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(repository.run)
+            now_us = int(clock.now() * 1_000_000)
+            meta = await repository.transact(
+                lambda tables: found(tables, options, key.principal, now_us)
+            )
+            await nursery.start(heartbeat.run, repository)
+            yield IndexService(options, key, meta, repository, heartbeat, clock=clock, rng=rng)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(CLOSE_DEADLINE_S, shield=True):
+            await worker.run(database.close)
+
+
+def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: int) -> Meta:
+    """Make the database this index's, or check that it is; take up the config's buckets.
+
+    Raises DatabaseUnusableError.
+    """
+    meta = tables.meta.get(THE_INDEX)
+    if meta is None:
+        meta = Meta(THE_INDEX, SCHEMA_VERSION, options.cluster_id, principal, now_us, 0)
+        tables.meta.put(meta)
+    if meta.schema_version != SCHEMA_VERSION:
+        raise DatabaseUnusableError(
+            f"the database has schema {meta.schema_version}, this program knows {SCHEMA_VERSION}"
+        )
+    if (meta.cluster_id, meta.principal) != (options.cluster_id, principal):
+        raise DatabaseUnusableError(
+            "the database belongs to another cluster or index key: check data_dir and key_file"
+        )
+    enlist(tables, options.buckets)
+    return meta

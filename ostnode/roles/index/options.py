@@ -1,0 +1,25 @@
+"""How an index is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ostnode.identity.tokens import TokenLimits
+from ostnode.ids import ClusterId, Principal
+from ostnode.roles.index.core.rules import Rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions:
+    """`buckets` are the cluster's; without `data_dir` the database is in memory.
+
+    Bytes left are pushed to buckets at most every `push_interval_s`; everything else at once.
+    """
+
+    cluster_id: ClusterId
+    buckets: tuple[Principal, ...]
+    data_dir: Path | None = None
+    rules: Rules = field(default_factory=Rules)
+    tokens: TokenLimits = field(default_factory=TokenLimits)
+    push_interval_s: float = 1.0

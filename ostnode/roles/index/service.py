@@ -1,0 +1,237 @@
+"""The index's calls: each checks what needs no database, decides in one transaction, answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import trio
+from typing_extensions import override
+
+from ostnode.env import Clock, Rng
+from ostnode.errors import (
+    BusyError,
+    InvalidArgumentError,
+    NotAuthorizedError,
+    NotFoundError,
+    TokenExpiredError,
+    TokenInvalidError,
+    UnknownCallError,
+)
+from ostnode.identity.keys import KeyPair
+from ostnode.identity.tokens import Grant, mint_grant, open_access
+from ostnode.ids import NULL_ACCESSOR, GrantId, Principal, Uid
+from ostnode.roles.index.core import accessors, allocation, users
+from ostnode.roles.index.core.buckets import Chooser
+from ostnode.roles.index.core.feed import read_feed
+from ostnode.roles.index.core.outbox import sync_bucket
+from ostnode.roles.index.core.rows import Meta
+from ostnode.roles.index.core.status import cluster_info
+from ostnode.roles.index.database.repository import Repository
+from ostnode.roles.index.heartbeat import Heartbeat
+from ostnode.roles.index.options import IndexOptions
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Buffer, Caller, Kind, Reply, Service
+from ostnode.wire.fields import Message, Request
+
+_RANDOM_BYTES: Final = 8
+_ADMINS: Final = frozenset({Kind.APP, Kind.OPERATOR})
+
+
+class IndexService(Service):
+    """The index's half of the call registry. See `ostnode.wire.messages` for every call."""
+
+    def __init__(
+        self,
+        options: IndexOptions,
+        key: KeyPair,
+        meta: Meta,
+        repository: Repository,
+        heartbeat: Heartbeat,
+        *,
+        clock: Clock,
+        rng: Rng,
+    ) -> None:
+        self._options = options
+        self._rules = options.rules
+        self._key = key
+        self._incarnation = meta.incarnation
+        self._transact = repository.transact
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._rng = rng
+        self._chooser = Chooser()
+        self._feed_acked: dict[Principal, int] = {}
+
+    async def is_blocked(self, principal: Principal) -> bool:
+        """Whether the principal may get no session."""
+        return await self._transact(partial(users.is_blocked, principal=principal))
+
+    @override
+    async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
+        return Reply(await self._answer(caller, request))
+
+    async def _answer(self, caller: Caller, request: Request) -> Message:
+        match request:
+            case m.Allocate():
+                return await self._allocate(caller.proven, request)
+            case m.SyncBucket():
+                return await self._transact(
+                    lambda tables: sync_bucket(
+                        tables, self._rules, caller.proven, request, self._now()
+                    )
+                )
+            case m.Feed():
+                return await self._feed(caller.proven, request)
+            case m.ReleaseGrant():
+                await self._transact(
+                    lambda tables: allocation.release(tables, caller.proven, request.grant_id)
+                )
+                return m.Ok()
+            case m.CanForward():
+                return await self._transact(
+                    lambda tables: allocation.can_forward(
+                        tables, self._rules, caller.proven, request.blob_id, request.size
+                    )
+                )
+            case m.Locate():
+                return await self._locate(caller.proven, request)
+            case m.DeleteAccessor():
+                await self._delete_accessor(caller, request)
+                return m.Ok()
+            case _:
+                return await self._administer(caller, request)
+
+    async def _administer(self, caller: Caller, request: Request) -> Message:
+        match request:
+            case m.ChangeUsers():
+                return await self._transact(
+                    lambda tables: users.change_users(tables, request.changes, self._new_uid)
+                )
+            case m.GetUser():
+                return await self._user(caller, request)
+            case m.ChangePrincipal():
+                await self._transact(
+                    lambda tables: users.change_principal(tables, request.old, request.new)
+                )
+            case m.BlockPrincipal():
+                await self._transact(
+                    lambda tables: users.set_blocked(
+                        tables, request.principal, blocked=request.blocked
+                    )
+                )
+            case m.ClusterStatus():
+                acked = dict(self._feed_acked)
+                return await self._transact(partial(cluster_info, feed_acked=acked))
+            case _:
+                raise UnknownCallError("this is an index: it has no such call")
+        return m.Ok()
+
+    async def _user(self, caller: Caller, request: m.GetUser) -> m.UserInfo:
+        principal = request.principal or caller.proven
+        if principal != caller.principal and not caller.kinds & _ADMINS:
+            raise NotAuthorizedError("users see their own account only")
+        return await self._transact(partial(users.user_info, principal=principal))
+
+    async def _allocate(self, caller: Principal, request: m.Allocate) -> m.Allocation:
+        new_id = self._incarnation.to_bytes(8, "big") + self._rng.token(_RANDOM_BYTES)
+        ask = allocation.Ask(caller, request.blob_id, request.size, GrantId(new_id), self._now())
+        granted = await self._transact(
+            lambda tables: allocation.allocate(tables, self._chooser, self._rules, ask)
+        )
+        if granted is None:
+            raise BusyError("the last grant for this blob is being closed")
+        return self._signed(granted, ask.now)
+
+    def _signed(self, granted: allocation.Granted, now: int) -> m.Allocation:
+        user, grant, bucket = granted.user, granted.grant, granted.bucket
+        token = mint_grant(
+            self._key,
+            Grant(
+                grant_id=grant.grant_id,
+                index=self._key.principal,
+                bucket=grant.bucket,
+                bucket_incarnation=bucket.incarnation,
+                user=user.principal,
+                uid=grant.uid,
+                blob_id=grant.blob_id,
+                size=grant.size,
+                chunk_bytes=grant.chunk_bytes,
+                reserved=grant.reserved,
+                issued_at=now,
+                expires_at=grant.latest_end,
+            ),
+        )
+        return m.Allocation(
+            grant=token,
+            grant_id=grant.grant_id,
+            expires_at=grant.latest_end,
+            bucket=m.BucketAddress(bucket.principal, bucket.http),
+            chunk_bytes=grant.chunk_bytes,
+            already_yours=granted.already_yours,
+            allowance=m.Allowance(user.byte_limit, user.used, user.reserved),
+        )
+
+    async def _locate(self, caller: Principal, request: m.Locate) -> m.BucketAddress:
+        if request.accessor == caller and not request.token:
+            return await self._transact(
+                lambda tables: accessors.locate_own(tables, self._chooser, caller, request.blob_id)
+            )
+        try:
+            token = open_access(
+                request.token,
+                accessor=request.accessor,
+                cluster=self._options.cluster_id,
+                now=self._clock.now(),
+                limits=self._options.tokens,
+            )
+            token.require_read(request.blob_id, caller)
+        except (TokenInvalidError, TokenExpiredError):
+            # As on a read: absent and denied are one answer.
+            raise NotFoundError from None
+        return await self._transact(
+            lambda tables: accessors.locate(
+                tables, self._chooser, caller, request.accessor, request.blob_id
+            )
+        )
+
+    async def _delete_accessor(self, caller: Caller, request: m.DeleteAccessor) -> None:
+        if request.accessor == NULL_ACCESSOR:
+            raise InvalidArgumentError("the null accessor cannot be deleted")
+        now = self._now()
+        if Kind.APP in caller.kinds:
+            await self._transact(
+                lambda tables: accessors.burn_accessor(tables, request.accessor, now)
+            )
+            return
+        token = open_access(
+            request.token,
+            accessor=request.accessor,
+            cluster=self._options.cluster_id,
+            now=self._clock.now(),
+            limits=self._options.tokens,
+        )
+        token.require_accessor_deletion(caller.proven)
+        await self._transact(
+            lambda tables: accessors.burn_accessor_by_user(
+                tables, self._rules, caller.proven, request.accessor, now
+            )
+        )
+
+    async def _feed(self, bucket: Principal, request: m.Feed) -> m.FeedBatch:
+        deadline = trio.current_time() + request.wait_ms / 1000
+        while True:
+            news = self._heartbeat.news
+            late = trio.current_time() >= deadline
+            batch = await self._transact(lambda tables: read_feed(tables, request, self._now()))
+            self._feed_acked[bucket] = request.seq
+            if batch.events or late:
+                return batch
+            with trio.move_on_at(deadline):
+                await news.wait()
+
+    def _now(self) -> int:
+        return int(self._clock.now())
+
+    def _new_uid(self) -> Uid:
+        return Uid(self._rng.token(_RANDOM_BYTES))
