@@ -1,0 +1,98 @@
+"""What commands print: aligned lines for people, or one JSON object with --json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+import click
+
+Value = None | bool | int | float | str | Sequence["Value"] | Mapping[str, "Value"]
+F = TypeVar("F", bound=Callable[..., object])
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP: Final = 1024
+
+
+class Output:
+    """Where a command's result goes. One per invocation, shared through click's context."""
+
+    def __init__(self) -> None:
+        self.as_json = False
+
+    def result(self, data: Mapping[str, Value], text: str | None = None) -> None:
+        """Print the result: `data` as JSON, else `text`, else the data as aligned lines."""
+        if self.as_json:
+            click.echo(json.dumps(data, ensure_ascii=False))
+        else:
+            click.echo(lines_of(data) if text is None else text)
+
+    def note(self, text: str) -> None:
+        """Say something by the way, on standard error and only to people."""
+        if not self.as_json:
+            click.echo(text, err=True)
+
+
+def _set_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    ctx.ensure_object(Output).as_json |= value
+
+
+json_option: Final[Callable[[F], F]] = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_json,
+    help="Print one JSON object; errors too, on standard error.",
+)
+pass_output: Final = click.make_pass_decorator(Output, ensure=True)
+
+
+def lines_of(data: Mapping[str, Value]) -> str:
+    """`name  value` lines, values in one column; a list's items stand below each other."""
+    rows: list[tuple[str, str]] = []
+    for name, value in data.items():
+        label = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += [(f"{label} {inner}", text_of(item)) for inner, item in value.items()]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            items = [text_of(item) for item in value] or ["-"]
+            rows += zip([label, *[""] * (len(items) - 1)], items, strict=True)
+        else:
+            rows.append((label, text_of(value)))
+    return table(rows)
+
+
+def text_of(value: Value) -> str:
+    """A scalar as people write it."""
+    match value:
+        case None | "":
+            return "-"
+        case True:
+            return "yes"
+        case False:
+            return "no"
+        case list():
+            return ", ".join(text_of(item) for item in value) or "-"
+        case _:
+            return str(value)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def size_text(size: int) -> str:
+    """Bytes as `64.0 MiB (67108864 B)`; below 1 KiB as `17 B`."""
+    if size < _STEP:
+        return f"{size} B"
+    amount, unit = float(size), 0
+    while amount >= _STEP and unit < len(_UNITS) - 1:
+        amount, unit = amount / _STEP, unit + 1
+    return f"{amount:.1f} {_UNITS[unit]} ({size} B)"

@@ -1,0 +1,116 @@
+"""`ostnode user`: registrations and allowances. All but `show` of oneself are the app's."""
+
+from __future__ import annotations
+
+import click
+
+from ostnode.cli.output import Output, Value, json_option, pass_output, size_text
+from ostnode.cli.parameters import PRINCIPAL, SIZE
+from ostnode.cli.target import Target, client_options
+from ostnode.client import Client
+from ostnode.ids import Principal, PrincipalKind
+from ostnode.wire.messages import UserInfo
+
+
+@click.group()
+def user() -> None:
+    """Register, show, change and remove users."""
+
+
+@user.command("add")
+@click.argument("principal", type=PRINCIPAL)
+@click.option("--limit", type=SIZE, required=True, help="The byte allowance, like 10GiB.")
+@json_option
+@pass_output
+@client_options
+def add(target: Target, output: Output, principal: Principal, limit: int) -> None:
+    """Register PRINCIPAL with an allowance; one that is registered gets the new allowance."""
+
+    async def call(client: Client) -> UserInfo:
+        await client.register_user(principal, limit)
+        return await client.user(principal)
+
+    _print(output, target.run(call))
+
+
+@user.command("show")
+@click.argument("principal", type=PRINCIPAL, required=False)
+@json_option
+@pass_output
+@client_options
+def show(target: Target, output: Output, principal: Principal | None) -> None:
+    """Print the account of PRINCIPAL (app), or without it the caller's own."""
+
+    async def call(client: Client) -> UserInfo:
+        return await client.user(principal)
+
+    _print(output, target.run(call))
+
+
+@user.command("set")
+@click.argument("principal", type=PRINCIPAL)
+@click.option("--limit", type=SIZE, help="The new allowance; lowered below use it deletes nothing.")
+@click.option("--move-to", type=PRINCIPAL, help="The principal that takes the registration over.")
+@click.option("--block/--unblock", "blocked", default=None, help="Deny sessions and reads.")
+@json_option
+@pass_output
+@client_options
+def change(
+    target: Target,
+    output: Output,
+    *,
+    principal: Principal,
+    limit: int | None,
+    move_to: Principal | None,
+    blocked: bool | None,
+) -> None:
+    """Change the allowance of PRINCIPAL, block it, or move its registration to a new key."""
+    if limit is None and move_to is None and blocked is None:
+        raise click.UsageError("nothing to change: pass --limit, --move-to, --block or --unblock")
+
+    async def call(client: Client) -> UserInfo:
+        if blocked is not None:
+            await client.block_principal(principal, blocked=blocked)
+        if limit is not None:
+            await client.user(principal)  # registers nobody by accident
+            await client.register_user(principal, limit)
+        if move_to is not None:
+            await client.change_user_principal(principal, move_to)
+        return await client.user(move_to or principal)
+
+    _print(output, target.run(call))
+
+
+@user.command("rm")
+@click.argument("principal", type=PRINCIPAL)
+@json_option
+@pass_output
+@client_options
+def remove(target: Target, output: Output, principal: Principal) -> None:
+    """End the registration of PRINCIPAL; its references go from every bucket."""
+
+    async def call(client: Client) -> None:
+        await client.delete_user(principal)
+
+    target.run(call)
+    output.result({"removed": principal.text(PrincipalKind.USER)})
+
+
+def _print(output: Output, info: UserInfo) -> None:
+    allowance = info.allowance
+    data: dict[str, Value] = {
+        "principal": info.principal.text(PrincipalKind.USER),
+        "uid": str(info.uid),
+        "limit": allowance.limit,
+        "used": allowance.used,
+        "reserved": allowance.reserved,
+        "on_full": info.on_full,
+        "blocked": info.blocked,
+    }
+    if not output.as_json:
+        data |= {
+            "limit": size_text(allowance.limit),
+            "used": size_text(allowance.used),
+            "reserved": size_text(allowance.reserved),
+        }
+    output.result(data)
