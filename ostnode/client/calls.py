@@ -1,0 +1,92 @@
+"""The index's calls by name, the same over HTTP and over a peer link."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
+from ostnode.errors import error_class
+from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.wire import messages as m
+from ostnode.wire.fields import Message, Request
+
+M = TypeVar("M", bound=Message)
+
+
+class IndexCalls(ABC):
+    """Every method raises the OstError that the index refused with, or a ClientError.
+
+    Sizes are bytes. Repeating any of them is harmless.
+    """
+
+    @abstractmethod
+    async def ask_index(self, request: Request, result: type[M]) -> M:
+        """Any call of the index, by its request."""
+
+    async def allowance(self) -> m.Allowance:
+        """The caller's own account; UserUnknownError for nobody registered."""
+        return (await self.user()).allowance
+
+    async def user(self, principal: Principal | None = None) -> m.UserInfo:
+        """A registration: the caller's own, or for the app anybody's."""
+        return await self.ask_index(m.GetUser(principal), m.UserInfo)
+
+    async def register_user(
+        self, principal: Principal, byte_limit: int, *, on_full: str = "refuse"
+    ) -> None:
+        """Register a principal, or change its limit when it is registered (app only)."""
+        change = m.UserChange("register", principal, byte_limit, on_full)
+        raise_first(await self.change_users([change]))
+
+    async def delete_user(self, principal: Principal) -> None:
+        """End a registration; succeeds when there is none (app only)."""
+        raise_first(await self.change_users([m.UserChange("delete", principal)]))
+
+    async def change_users(self, changes: Sequence[m.UserChange]) -> m.BatchResult:
+        """Up to BATCH_ITEMS_MAX changes in order, with a result for each (app only)."""
+        return await self.ask_index(m.ChangeUsers(tuple(changes)), m.BatchResult)
+
+    async def change_user_principal(self, old: Principal, new: Principal) -> None:
+        """Move a registration with all it holds (app only); UserExistsError on a collision.
+
+        UserUnknownError also when a first attempt did it and its answer was lost.
+        """
+        await self.ask_index(m.ChangePrincipal(old, new), m.Ok)
+
+    async def block_principal(self, principal: Principal, *, blocked: bool = True) -> None:
+        """Deny a principal sessions and reads, or allow them again (app only)."""
+        await self.ask_index(m.BlockPrincipal(principal, blocked), m.Ok)
+
+    async def allocated_bucket(self, blob_id: BlobId, size: int) -> m.Allocation:
+        """Reserve bytes and learn the blob's bucket; AllowanceExceededError says what is left."""
+        return await self.ask_index(m.Allocate(blob_id, size), m.Allocation)
+
+    async def release_grant(self, grant_id: GrantId) -> None:
+        """Give an allocation back."""
+        await self.ask_index(m.ReleaseGrant(grant_id), m.Ok)
+
+    async def can_forward(self, blob_id: BlobId, size: int) -> m.Allowance:
+        """The account as it would be after a forward, or AllowanceExceededError."""
+        return await self.ask_index(m.CanForward(blob_id, size), m.Allowance)
+
+    async def locate(
+        self, accessor: Principal, blob_id: BlobId, *, token: bytes = b""
+    ) -> m.BucketAddress:
+        """Where a blob is that the caller may read; NotFoundError for every other."""
+        return await self.ask_index(m.Locate(accessor, blob_id, token), m.BucketAddress)
+
+    async def delete_accessor(self, accessor: Principal, *, token: bytes = b"") -> None:
+        """Delete a chat for ever, with an acc.del token; the app needs none."""
+        await self.ask_index(m.DeleteAccessor(accessor, token), m.Ok)
+
+    async def cluster_status(self) -> m.ClusterInfo:
+        """Totals and buckets (app or operator)."""
+        return await self.ask_index(m.ClusterStatus(), m.ClusterInfo)
+
+
+def raise_first(batch: m.BatchResult) -> None:
+    """Raise the first item's refusal of a batch, if there is one."""
+    for result in batch.results:
+        if result.code:
+            raise error_class(result.code)(result.message)

@@ -1,0 +1,174 @@
+"""Requests as HTTP calls: method, path, query, headers and JSON body. Pure.
+
+Tokens travel in the Ost-Token header, never in the query: an address ends up in more logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from ostnode.errors import UnknownCallError
+from ostnode.ids import BlobId, Principal, PrincipalKind
+from ostnode.wire import messages as m
+from ostnode.wire.calls import call_of
+from ostnode.wire.fields import Request
+from ostnode.wire.jsonmap import Json, encode_base64url, to_json
+
+R = TypeVar("R", bound=Request)
+
+JSON_TYPE: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """One HTTP exchange, but for the session and the raw body. `name` is what observers see."""
+
+    name: str
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Json = None
+
+
+def http_call(request: Request) -> HttpCall:
+    """The HTTP form of a request; raises UnknownCallError for calls that are for peers only."""
+    build = _ROUTES.get(type(request))
+    spec = call_of(type(request))
+    if build is None:
+        raise UnknownCallError(f"{spec.name} has no HTTP form")
+    return build(spec.name, request)
+
+
+def session_call(login: bytes) -> HttpCall:
+    """POST /v1/session with a signed login statement."""
+    return HttpCall("session", "POST", "/v1/session", json={"login": encode_base64url(login)})
+
+
+def blob_call(
+    accessor: Principal, blob_id: BlobId, token: bytes, byte_range: str | None
+) -> HttpCall:
+    """GET of a blob's bytes; `byte_range` is a Range header's value."""
+    headers = _token(token) | {"Accept-Encoding": "identity"}
+    if byte_range is not None:
+        headers["Range"] = byte_range
+    return HttpCall("get_blob", "GET", f"/{_accessor(accessor)}/{blob_id}", headers=headers)
+
+
+def _user(principal: Principal) -> str:
+    return principal.text(PrincipalKind.USER)
+
+
+def _accessor(principal: Principal) -> str:
+    return principal.text(PrincipalKind.ACCESSOR)
+
+
+def _token(token: bytes) -> dict[str, str]:
+    return {"Ost-Token": encode_base64url(token)} if token else {}
+
+
+def _get_user(name: str, request: m.GetUser) -> HttpCall:
+    who = "me" if request.principal is None else _user(request.principal)
+    return HttpCall(name, "GET", f"/v1/users/{who}")
+
+
+def _change_users(name: str, request: m.ChangeUsers) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/users", json=to_json(request))
+
+
+def _change_principal(name: str, request: m.ChangePrincipal) -> HttpCall:
+    path = f"/v1/users/{_user(request.old)}/principal"
+    return HttpCall(name, "POST", path, json={"new": _user(request.new)})
+
+
+def _block_principal(name: str, request: m.BlockPrincipal) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/blocked-principals", json=to_json(request))
+
+
+def _allocate(name: str, request: m.Allocate) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/allocations", json=to_json(request))
+
+
+def _release_grant(name: str, request: m.ReleaseGrant) -> HttpCall:
+    return HttpCall(name, "DELETE", f"/v1/allocations/{request.grant_id}")
+
+
+def _can_forward(name: str, request: m.CanForward) -> HttpCall:
+    query = {"blob_id": str(request.blob_id), "size": str(request.size)}
+    return HttpCall(name, "GET", "/v1/forwardable", query)
+
+
+def _locate(name: str, request: m.Locate) -> HttpCall:
+    path = f"/v1/locate/{_accessor(request.accessor)}/{request.blob_id}"
+    return HttpCall(name, "GET", path, headers=_token(request.token))
+
+
+def _delete_accessor(name: str, request: m.DeleteAccessor) -> HttpCall:
+    path = f"/v1/accessors/{_accessor(request.accessor)}"
+    return HttpCall(name, "DELETE", path, headers=_token(request.token))
+
+
+def _cluster_status(name: str, _request: m.ClusterStatus) -> HttpCall:
+    return HttpCall(name, "GET", "/v1/cluster")
+
+
+def _push_chunk(name: str, request: m.PushChunk) -> HttpCall:
+    headers = {
+        "Ost-Grant": encode_base64url(request.grant),
+        "Ost-Chunk-Index": str(request.chunk_index),
+    }
+    if request.accessors:
+        headers["Ost-Accessors"] = ",".join(map(_accessor, request.accessors))
+    if request.ref_id:
+        headers["Ost-Ref"] = encode_base64url(request.ref_id)
+    if request.filename is not None:
+        headers["Ost-Filename"] = quote(request.filename, safe="")
+    if request.expires_at:
+        headers["Ost-Expires-At"] = str(request.expires_at)
+    if request.content_type:
+        headers["Content-Type"] = request.content_type
+    return HttpCall(name, "POST", "/v1/chunks", headers=headers)
+
+
+def _upload_status(name: str, request: m.UploadStatus) -> HttpCall:
+    return HttpCall(name, "GET", f"/v1/uploads/{request.blob_id}")
+
+
+def _cancel_upload(name: str, request: m.CancelUpload) -> HttpCall:
+    return HttpCall(name, "DELETE", f"/v1/uploads/{request.blob_id}")
+
+
+def _add_reference(name: str, request: m.AddReference) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/references", json=to_json(request))
+
+
+def _remove_references(name: str, request: m.RemoveReferences) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/references/remove", json=to_json(request))
+
+
+def _blob_info(name: str, request: m.BlobInfoRequest) -> HttpCall:
+    path = f"/v1/info/{_accessor(request.accessor)}/{request.blob_id}"
+    return HttpCall(name, "GET", path, headers=_token(request.token))
+
+
+_ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
+    m.ChangeUsers: _change_users,
+    m.GetUser: _get_user,
+    m.ChangePrincipal: _change_principal,
+    m.BlockPrincipal: _block_principal,
+    m.Allocate: _allocate,
+    m.ReleaseGrant: _release_grant,
+    m.CanForward: _can_forward,
+    m.Locate: _locate,
+    m.DeleteAccessor: _delete_accessor,
+    m.ClusterStatus: _cluster_status,
+    m.PushChunk: _push_chunk,
+    m.UploadStatus: _upload_status,
+    m.CancelUpload: _cancel_upload,
+    m.AddReference: _add_reference,
+    m.RemoveReferences: _remove_references,
+    m.BlobInfoRequest: _blob_info,
+}
