@@ -1,0 +1,230 @@
+"""The seam for the disk: every blocking call of the segment log goes through it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from typing_extensions import Buffer, override
+
+from ostnode.store.errors import StoreLockedError
+from ostnode.store.keyspace import KeyIndex
+from ostnode.store.lmdbindex import LmdbIndex
+
+_IOV_MAX: Final = 1024
+"""Buffers per pwritev (Linux UIO_MAXIOV)."""
+_FILE_MODE: Final = 0o600
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_NO_PREALLOCATION: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+class File(Protocol):
+    """An open segment file. Errors are OSError."""
+
+    def size(self) -> int:
+        """Its length in bytes."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        """Fill `buffer` from `offset`; the count is short only at the end of the file.
+
+        Without `wait` it reads what the page cache holds and may stop anywhere.
+        """
+        ...
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write all of `buffers`, one after the other, from `offset` on. Not durable yet."""
+        ...
+
+    def allocate(self, length: int) -> None:
+        """Reserve space up to `length` where the file system can; raises ENOSPC when full."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Cut or extend to `length`."""
+        ...
+
+    def sync(self) -> None:
+        """Make the contents and the length durable. After an error the contents are in doubt."""
+        ...
+
+    def close(self) -> None:
+        """Release it; nothing is made durable."""
+        ...
+
+
+class Disk(Protocol):
+    """One data directory."""
+
+    def lock(self) -> None:
+        """Take it for this process, or raise StoreLockedError."""
+        ...
+
+    def unlock(self) -> None:
+        """Give it back."""
+        ...
+
+    def names(self) -> list[str]:
+        """Names of the segment files, sorted."""
+        ...
+
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> File:
+        """Open a segment file; `create` makes it and fails when it is there."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Unlink a segment file."""
+        ...
+
+    def sync_names(self) -> None:
+        """Make creations and removals durable."""
+        ...
+
+    def space(self) -> tuple[int, int]:
+        """Bytes in all and bytes free for this process."""
+        ...
+
+    def key_index(self) -> KeyIndex:
+        """The key index kept beside the segments."""
+        ...
+
+
+class RealFile(File):
+    """A segment file of the operating system."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._no_wait = os.RWF_NOWAIT
+
+    @override
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    @override
+    def read_into(self, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        done = 0
+        while done < len(buffer):
+            try:
+                flags = 0 if wait else self._no_wait
+                count = os.preadv(self._fd, [buffer[done:]], offset + done, flags)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if wait or error.errno != errno.EOPNOTSUPP:
+                    raise
+                break
+            if count == 0:
+                break
+            done += count
+        return done
+
+    @override
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        for at in range(0, len(views), _IOV_MAX):
+            offset = self._write_some(offset, views[at : at + _IOV_MAX])
+
+    def _write_some(self, offset: int, views: list[memoryview]) -> int:
+        """Write at most IOV_MAX buffers; returns the offset behind them."""
+        while views:
+            count = os.pwritev(self._fd, views, offset)
+            offset += count
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if views:
+                views[0] = views[0][count:]
+        return offset
+
+    @override
+    def allocate(self, length: int) -> None:
+        try:
+            os.posix_fallocate(self._fd, 0, length)
+        except OSError as error:
+            if error.errno not in _NO_PREALLOCATION:
+                raise
+
+    @override
+    def truncate(self, length: int) -> None:
+        os.ftruncate(self._fd, length)
+
+    @override
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    @override
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class RealDisk(Disk):
+    """A data directory: `segments/*.seg`, `keyindex/` and `node.lock`, made when missing."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir
+        self._segments = data_dir / "segments"
+        self._lock: int | None = None
+
+    @override
+    def lock(self) -> None:
+        for directory in (self._dir, self._segments):
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True)
+                _sync_directory(directory.parent)
+        path = self._dir / "node.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StoreLockedError(
+                f"{self._dir} is in use by process {holder}: one process may own a data directory"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        self._lock = descriptor
+
+    @override
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @override
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self._segments.iterdir())
+
+    @override
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> RealFile:
+        flags = os.O_CLOEXEC | (os.O_RDWR if write or create else os.O_RDONLY)
+        flags |= os.O_CREAT | os.O_EXCL if create else 0
+        return RealFile(os.open(self._segments / name, flags, _FILE_MODE))
+
+    @override
+    def remove(self, name: str) -> None:
+        (self._segments / name).unlink()
+
+    @override
+    def sync_names(self) -> None:
+        _sync_directory(self._segments)
+
+    @override
+    def space(self) -> tuple[int, int]:
+        stat = os.statvfs(self._dir)
+        return stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize
+
+    @override
+    def key_index(self) -> KeyIndex:
+        return LmdbIndex(self._dir / "keyindex", _BOOT_ID.read_text("ascii").strip())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

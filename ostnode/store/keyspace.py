@@ -1,0 +1,256 @@
+"""The ordered key space: what is durable (a key index) and what is staged on top of it.
+
+Keys are 1 to 480 bytes and sort bytewise; the first byte is the caller's table id. Scans are
+stepwise: each step finds the next key after the last one in the key space as it is at that step,
+so a scan may be interleaved with puts, deletes and commits and never holds a snapshot open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from typing_extensions import override
+
+from ostnode.store.record import Record
+from ostnode.store.sortedmap import SortedMap, new_sorted_map
+
+KEY_BYTES_MAX: Final = 480
+"""LMDB refuses keys over 511 bytes."""
+_FIRST_PAGE: Final = 16
+_PAGE_MAX: Final = 256
+
+Changes = dict[bytes, bytes | None]
+"""Key → new value, or None for a deletion."""
+Row = tuple[bytes, bytes]
+
+
+class Reader(Protocol):
+    """An ordered key space that can be read."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        ...
+
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[Row]:
+        """Keys under `prefix` and greater than `after`, ascending, with their values."""
+        ...
+
+
+class Writer(Reader, Protocol):
+    """What a reducer changes the key space through."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set `key` to `value`."""
+        ...
+
+    def delete(self, key: bytes) -> None:
+        """Remove `key`; an absent key is fine."""
+        ...
+
+
+Reducer = Callable[[Record, Writer], None]
+"""Applies one record to the key space: deterministic, and the only thing that changes it.
+
+It must accept any sequence of records, also one with records missing: recovery shows it what
+survived damage. Raising refuses the whole staged group; raising in recovery stops the start.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """How far a key index has followed the log: every batch up to and including `batch`."""
+
+    segment: int
+    uuid: bytes
+    batch: int
+
+
+class KeyIndex(Protocol):
+    """The durable half of the key space, derived from the log and rebuilt when it is lost.
+
+    `get` and `page` may be called while another thread is in `commit`.
+    """
+
+    def open(self) -> Covered | None:
+        """Open it. None when it is missing, damaged or cannot be trusted: then it is empty."""
+        ...
+
+    def reset(self) -> None:
+        """Empty it."""
+        ...
+
+    def recovered(self) -> None:
+        """Recovery has finished; the index follows the log from here on."""
+        ...
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        ...
+
+    def page(self, low: bytes, high: bytes | None, limit: int) -> list[Row]:
+        """At most `limit` rows with low ≤ key < high, ascending; `high` None is no bound."""
+        ...
+
+    def commit(self, changes: Mapping[bytes, bytes | None], covered: Covered) -> None:
+        """Apply one batch, atomically with the position it brings the index to."""
+        ...
+
+    def close(self, *, clean: bool) -> None:
+        """Close it; `clean` says that it equals the log and may be trusted after a reboot."""
+        ...
+
+
+def prefix_end(prefix: bytes) -> bytes | None:
+    """The first key behind every key that starts with `prefix`; None when there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None
+
+
+class DurableReader(Reader):
+    """What is synced, and nothing else: for answers given without waiting."""
+
+    def __init__(self, index: KeyIndex) -> None:
+        self._index = index
+
+    @override
+    def get(self, key: bytes) -> bytes | None:
+        return self._index.get(key)
+
+    @override
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[Row]:
+        low, high, limit = max(prefix, after + b"\0"), prefix_end(prefix), _FIRST_PAGE
+        while True:
+            rows = self._index.page(low, high, limit)
+            yield from rows
+            if len(rows) < limit:
+                return
+            low, limit = rows[-1][0] + b"\0", _PAGE_MAX
+
+
+class Overlay(Writer):
+    """A key index with the effects of staged records on top of it.
+
+    Effects go in through `collecting`, which also gathers them per batch, and leave through
+    `retire` once their batch is in the index. A key that a later batch changed again stays.
+    """
+
+    def __init__(self, index: KeyIndex) -> None:
+        self._index = index
+        self._entries: SortedMap[bytes | None] = new_sorted_map()
+        self._changes: Changes | None = None
+        self._undo: list[tuple[bytes, bytes | _Absent | None, bytes | _Absent | None]] = []
+        self._retired = 0
+
+    @override
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | _Absent | None = self._entries.get(key, _ABSENT)
+        return self._index.get(key) if isinstance(value, _Absent) else value
+
+    @override
+    def put(self, key: bytes, value: bytes) -> None:
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            raise ValueError(f"a key has 1 to {KEY_BYTES_MAX} bytes, not {len(key)}")
+        self._set(key, value)
+
+    @override
+    def delete(self, key: bytes) -> None:
+        self._set(key, None)
+
+    def _set(self, key: bytes, value: bytes | None) -> None:
+        if self._changes is None:
+            raise RuntimeError("the key space is changed by reducers only")
+        before = (self._entries.get(key, _ABSENT), self._changes.get(key, _ABSENT))
+        self._undo.append((key, *before))
+        self._entries[key] = value
+        self._changes[key] = value
+
+    @contextmanager
+    def collecting(self, changes: Changes) -> Iterator[Writer]:
+        """Apply effects and gather them in `changes`; an exception takes all of them back."""
+        self._changes = changes
+        try:
+            yield self
+        except BaseException:
+            for key, entry, change in reversed(self._undo):
+                _restore(self._entries, key, entry)
+                _restore(changes, key, change)
+            raise
+        finally:
+            self._changes = None
+            self._undo.clear()
+
+    def retire(self, changes: Changes) -> None:
+        """Drop the effects of a batch that the index now holds.
+
+        Comparing values suffices: when a later batch set the same value, the index shows it.
+        """
+        entries = self._entries
+        for key, value in changes.items():
+            if entries.get(key, _ABSENT) == value:
+                del entries[key]
+        self._retired += 1
+
+    @override
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[Row]:
+        low, high = max(prefix, after + b"\0"), prefix_end(prefix)
+        pages = _Pages(self._index, high)
+        while True:
+            row = pages.first(low, self._retired)
+            key = self._first(low, high)
+            if key is not None and (row is None or key <= row[0]):
+                value = self._entries[key]
+            elif row is not None:
+                key, value = row
+            else:
+                return
+            low = key + b"\0"
+            if value is not None:
+                yield key, value
+
+    def _first(self, low: bytes, high: bytes | None) -> bytes | None:
+        """The first staged key with low ≤ key < high."""
+        at = self._entries.bisect_left(low)
+        if at == len(self._entries):
+            return None
+        key, _ = self._entries.peekitem(at)
+        return key if high is None or key < high else None
+
+
+class _Pages:
+    """Rows of a key index, fetched by pages and fetched again after a batch has been retired."""
+
+    def __init__(self, index: KeyIndex, high: bytes | None) -> None:
+        self._index, self._high = index, high
+        self._rows: list[Row] = []
+        self._at, self._limit, self._more, self._seen = 0, _FIRST_PAGE, True, -1
+
+    def first(self, low: bytes, retired: int) -> Row | None:
+        """The first row with key ≥ low; `low` never decreases."""
+        if retired != self._seen:
+            self._rows, self._at, self._more, self._seen = [], 0, True, retired
+        while self._at < len(self._rows) and self._rows[self._at][0] < low:
+            self._at += 1
+        if self._at == len(self._rows) and self._more:
+            self._rows, self._at = self._index.page(low, self._high, self._limit), 0
+            self._more = len(self._rows) == self._limit
+            self._limit = _PAGE_MAX
+        return self._rows[self._at] if self._at < len(self._rows) else None
+
+
+class _Absent:
+    """Marks a key the overlay says nothing about (None says that it is deleted)."""
+
+
+_ABSENT: Final = _Absent()
+
+
+def _restore(
+    into: Changes | SortedMap[bytes | None], key: bytes, value: bytes | _Absent | None
+) -> None:
+    if isinstance(value, _Absent):
+        del into[key]
+    else:
+        into[key] = value

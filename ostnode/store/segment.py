@@ -1,0 +1,160 @@
+"""Segment files: making, appending to, sealing, and reading the footer back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from typing_extensions import Buffer
+
+from ostnode.store.disk import Disk, File
+from ostnode.store.format import (
+    ALIGNMENT,
+    FLAG_END,
+    FLAG_FIRST,
+    FOOTER_ENTRY_BYTES,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TRAILER_BYTES,
+    FooterEntry,
+    RecordHeader,
+    SegmentHeader,
+    Trailer,
+    payload_digest,
+    segment_key,
+)
+from ostnode.store.record import KIND_SEAL, ZERO_32
+
+_SUFFIX: Final = ".seg"
+_JOIN_BYTES_MAX: Final = 16 << 10
+"""Payloads up to this are copied into one buffer with their neighbours: one long iovec entry costs
+less than many short ones; longer ones are passed as they are."""
+_PADDING: Final = bytes(ALIGNMENT)
+
+
+def segment_name(number: int) -> str:
+    """The file name of a segment; names sort as numbers do."""
+    return f"{number:08d}{_SUFFIX}"
+
+
+def segment_number(name: str) -> int | None:
+    """The number in a segment's file name; None for a file that is not ours."""
+    stem = name.removesuffix(_SUFFIX)
+    number = int(stem) if stem.isascii() and stem.isdigit() else 0
+    return number if number and segment_name(number) == name else None
+
+
+def read(file: File, offset: int, length: int) -> bytes:
+    """At most `length` bytes from `offset`; short at the end of the file."""
+    buffer = bytearray(max(length, 0))
+    return bytes(buffer[: file.read_into(offset, memoryview(buffer))])
+
+
+class SegmentWriter:
+    """The segment that is being appended to. Every call blocks; one thread at a time.
+
+    `header` was made durable, and so was the file's name, before anything is appended.
+    """
+
+    def __init__(self, file: File, header: SegmentHeader) -> None:
+        self.header = header
+        self._file = file
+        self._key = segment_key(header.uuid)
+        self._entries = bytearray()
+
+    @classmethod
+    def create(cls, disk: Disk, header: SegmentHeader, length: int) -> SegmentWriter:
+        """Make the file, reserve `length` bytes, and make header and name durable."""
+        file = disk.open(segment_name(header.number), create=True)
+        try:
+            file.allocate(length)
+            file.write(0, [header.pack()])
+            file.sync()
+            disk.sync_names()
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, header)
+
+    def append(self, offset: int, headers: Sequence[RecordHeader], payloads: list[Buffer]) -> None:
+        """Write one batch at `offset` and make it durable."""
+        pieces: list[Buffer] = []
+        joined: list[Buffer] = []
+        at = offset
+        for header, payload in zip(headers, payloads, strict=True):
+            joined.append(header.pack(self._key, at))
+            if header.length > _JOIN_BYTES_MAX:
+                pieces += (b"".join(joined), payload)
+                joined.clear()
+            else:
+                joined.append(payload)
+            self._entries += FooterEntry(header, at).pack()
+            padding = -header.length % ALIGNMENT
+            joined.append(_PADDING[:padding])
+            at += RECORD_HEADER_BYTES + header.length + padding
+        self._file.write(offset, [*pieces, b"".join(joined)])
+        self._file.sync()
+
+    def seal(self, offset: int, seq: int, batch: int) -> None:
+        """Write footer and trailer at `offset`, cut the file behind them, make both durable."""
+        write_seal(self._file, self._key, offset, self._entries, (seq, batch))
+
+    def close(self) -> None:
+        """Release the file as it is."""
+        self._file.close()
+
+
+def write_seal(
+    file: File, key: bytes, offset: int, entries: bytes | bytearray, place: tuple[int, int]
+) -> None:
+    """Seal a segment whose records end at `offset`. `place` is the seal's (sequence, batch).
+
+    The seal is a record of its own batch, so a torn one is a torn tail like any other.
+    """
+    seq, batch = place
+    rows = sorted(
+        bytes(entries[at : at + FOOTER_ENTRY_BYTES])
+        for at in range(0, len(entries), FOOTER_ENTRY_BYTES)
+    )
+    footer = b"".join(rows)
+    digest = payload_digest(footer)
+    flags = FLAG_FIRST | FLAG_END
+    header = RecordHeader(KIND_SEAL, flags, len(footer), 0, seq, batch, 0, ZERO_32, digest)
+    trailer_at = offset + RECORD_HEADER_BYTES + len(footer)
+    trailer = Trailer(offset, len(rows), seq, batch, digest)
+    file.truncate(trailer_at + TRAILER_BYTES)
+    file.write(offset, [header.pack(key, offset), footer, trailer.pack(key, trailer_at)])
+    file.sync()
+
+
+def read_header(file: File) -> SegmentHeader | None:
+    """The segment's header; None when it is damaged or unreadable."""
+    try:
+        return SegmentHeader.parse(read(file, 0, SEGMENT_HEADER_BYTES))
+    except OSError:
+        return None
+
+
+def read_trailer(file: File, key: bytes) -> Trailer | None:
+    """The trailer of a sealed segment; None when it is not sealed, or damaged or unreadable."""
+    try:
+        at = file.size() - TRAILER_BYTES
+        return Trailer.parse(read(file, at, TRAILER_BYTES), key, at) if at > 0 else None
+    except OSError:
+        return None
+
+
+def read_footer(file: File, trailer: Trailer) -> list[FooterEntry] | None:
+    """The records of a sealed segment in the order of the log; None when the footer is damaged."""
+    length = trailer.entries * FOOTER_ENTRY_BYTES
+    try:
+        data = read(file, trailer.seal_offset + RECORD_HEADER_BYTES, length)
+    except OSError:
+        return None
+    if len(data) != length or payload_digest(data) != trailer.digest:
+        return None
+    entries = [
+        FooterEntry.parse(data[at : at + FOOTER_ENTRY_BYTES])
+        for at in range(0, length, FOOTER_ENTRY_BYTES)
+    ]
+    return sorted(entries, key=lambda entry: entry.offset)

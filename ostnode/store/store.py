@@ -1,0 +1,262 @@
+"""The segment store: one log, one writer, and an ordered key space derived from the log.
+
+A caller decides on `state`, stages records (which changes `state` at once) and waits until they
+are durable before it tells anybody. What is staged together is applied together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from typing_extensions import Buffer
+
+from ostnode.env import Clock, Rng, Worker
+from ostnode.store.admission import Admitted
+from ostnode.store.disk import Disk
+from ostnode.store.format import PAYLOAD_BYTES_MAX
+from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader, Reducer
+from ostnode.store.log import Log
+from ostnode.store.reading import SegmentReader
+from ostnode.store.record import (
+    ROLE_KIND_MAX,
+    ZERO_32,
+    Extent,
+    NewRecord,
+    Problem,
+    Record,
+    SpaceInfo,
+)
+from ostnode.store.recovery import Recovered, recover
+from ostnode.store.staging import Batch, Placed, Staging
+from ostnode.store.writer import GroupCommit
+
+_CLOSE_DEADLINE_S: Final = 5.0
+"""How long closing waits for what is staged; what is not durable by then was never answered."""
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Limits of one store."""
+
+    segment_bytes: int = 256 << 20
+    batch_bytes_max: int = 4 << 20
+    queue_bytes_max: int = 16 << 20
+    """Bytes admitted or staged and not yet durable."""
+    segments_open_max: int = 64
+    verify_reads: bool = True
+    marker_delay_s: float = 0.05
+    """How long the log is idle before a marker closes a burst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Records that are in the log's order and in `state`, on their way to the disk."""
+
+    seqs: range
+    _batch: Batch
+    _commit: GroupCommit
+
+    async def wait(self) -> None:
+        """Return once they are durable; raises StoreFailedError when they may not be.
+
+        Cancelling it changes nothing: the records are written all the same.
+        """
+        await self._commit.wait(self._batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a store is put together from."""
+
+    options: StoreOptions
+    reducer: Reducer
+    bulk_kinds: frozenset[int]
+    recovered: Recovered
+    disk: Disk
+    index: KeyIndex
+    overlay: Overlay
+    staging: Staging
+    commit: GroupCommit
+    reading: SegmentReader
+
+
+class Store:
+    """Made by `open_store`. Every method belongs to the event loop's thread.
+
+    Promises: what `Staged.wait` or `synced` returned for is found again after any crash; a group
+    is found whole or not at all; no later group is found without the earlier ones.
+    """
+
+    state: Reader
+    """The key space with staged effects included: for decisions."""
+    durable: Reader
+    """The key space as it is synced: for answers given without a wait."""
+    problems: tuple[Problem, ...]
+    """What recovery found in the part of the log it read: the last segment and what the key index
+    had not covered. Whoever keeps the store records them before anything else."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._commit, self._staging = parts.commit, parts.staging
+        self.state = parts.overlay
+        self.durable = DurableReader(parts.index)
+        self.problems = tuple(parts.recovered.problems)
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number the next staged record gets; an await may change it."""
+        return self._staging.next_seq
+
+    @property
+    def corrupt_reads(self) -> int:
+        """How many reads met bytes that are not what was written."""
+        return self._parts.reading.corrupt_reads
+
+    def admit(self, nbytes: int) -> Admitted:
+        """`async with store.admit(nbytes)`: wait for room for that many bytes of payload."""
+        return Admitted(self._commit.admission, nbytes)
+
+    def stage(self, records: Sequence[NewRecord]) -> Staged:
+        """Put a group into the log's order and into `state`; it becomes durable as a whole.
+
+        Raises StoreFailedError when the store has failed or is closed, ValueError for records
+        that cannot be stored, and what the reducer raises; then nothing has changed.
+        """
+        self._commit.check_open()
+        for record in records:
+            _check(record)
+        plan = self._staging.plan(records)
+        with self._parts.overlay.collecting(plan.batch.changes) as writer:
+            for placed in plan.records:
+                self._parts.reducer(self._record(placed), writer)
+        self._commit.accept(plan)
+        return Staged(range(plan.records[0].seq, self.next_seq), plan.batch, self._commit)
+
+    def _record(self, placed: Placed) -> Record:
+        new = placed.new
+        payload = b"" if new.kind in self._parts.bulk_kinds else bytes(new.payload)
+        numbers = (placed.seq, placed.batch, new.number, new.chunk_index)
+        return Record(new.kind, *numbers, new.blob, payload, placed.digest, placed.extent)
+
+    async def commit(self, records: Sequence[NewRecord]) -> Staged:
+        """Stage a group and wait until it is durable."""
+        staged = self.stage(records)
+        await staged.wait()
+        return staged
+
+    async def synced(self) -> None:
+        """Wait until everything staged so far is durable; raises StoreFailedError."""
+        await self._commit.synced()
+
+    async def read(self, extent: Extent, offset: int = 0, length: int | None = None) -> Buffer:
+        """At most `length` bytes (default: the rest) of a payload from `offset`, fewer at its end.
+
+        Raises DataCorruptError when the bytes are not what was written.
+        """
+        offset = min(offset, extent.length)
+        rest = extent.length - offset
+        length = rest if length is None else min(length, rest)
+        placed = self._commit.pending(extent)
+        if placed is None:
+            return await self._parts.reading.read(extent, offset, length)
+        await trio.lowlevel.checkpoint()
+        return memoryview(placed.new.payload).cast("B")[offset : offset + length]
+
+    def digest(self, extent: Extent) -> bytes:
+        """The 16-byte digest of a payload, from its record's header; raises DataCorruptError.
+
+        Reads 96 bytes inline: a reducer that needs it often keeps `Record.digest` instead.
+        """
+        placed = self._commit.pending(extent)
+        return self._parts.reading.digest(extent) if placed is None else placed.digest
+
+    def space(self) -> SpaceInfo:
+        """Bytes of the file system, free for this store, and in its segments."""
+        total, free = self._parts.disk.space()
+        used = self._staging.segment_used
+        reserved = self._parts.options.segment_bytes - used if used else 0
+        stored = self._parts.recovered.stored + self._commit.written
+        return SpaceInfo(total, free + reserved, stored)
+
+
+@asynccontextmanager
+async def open_store(
+    disk: Disk,
+    options: StoreOptions,
+    reducer: Reducer,
+    *,
+    bulk_kinds: frozenset[int],
+    owner: bytes,
+    worker: Worker,
+    clock: Clock,
+    rng: Rng,
+    index: KeyIndex | None = None,
+    read_worker: Worker | None = None,
+) -> AsyncIterator[Store]:
+    """Recover the log on `disk` and keep it open; one process per data directory.
+
+    `owner` is the bucket's principal: another bucket's directory is refused. `index` defaults to
+    the one beside the log. Cold reads use `read_worker` (default: `worker`). Closing writes what
+    is staged and seals the log.
+
+    Raises StoreLockedError, StoreOwnerError, OSError; a failed write ends the body, and an
+    exception group with StoreFailedError comes out.
+    """
+    await worker.run(disk.lock)
+    try:
+        index = disk.key_index() if index is None else index
+        recovered = await worker.run(recover, disk, index, reducer, bulk_kinds, owner)
+        log = Log(disk, index, options.segment_bytes, owner, clock, rng)
+        overlay = Overlay(index)
+        staging = Staging(recovered.position, options.segment_bytes, options.batch_bytes_max)
+        commit = GroupCommit(
+            staging,
+            worker,
+            log.write,
+            lambda batch: overlay.retire(batch.changes),
+            queue_bytes_max=options.queue_bytes_max,
+            marker_delay_s=options.marker_delay_s,
+        )
+        reading = SegmentReader(
+            disk, read_worker or worker, options.segments_open_max, verify=options.verify_reads
+        )
+        parts = Parts(
+            options, reducer, bulk_kinds, recovered, disk, index, overlay, staging, commit, reading
+        )
+        try:
+            async with _writing(commit):
+                yield Store(parts)
+        finally:
+            reading.close()
+            log.close()
+            with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
+                await worker.run(lambda: index.close(clean=commit.clean))
+    finally:
+        disk.unlock()
+
+
+@asynccontextmanager
+async def _writing(commit: GroupCommit) -> AsyncIterator[None]:
+    """The writer task around the body; leaving writes what is staged, within a deadline."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit.run)
+        try:
+            yield
+        finally:
+            with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
+                await commit.close()
+
+
+def _check(record: NewRecord) -> None:
+    if not 0 < record.kind <= ROLE_KIND_MAX:
+        raise ValueError(f"kind {record.kind} is not a role's (1 to {ROLE_KIND_MAX})")
+    if len(record.blob) != len(ZERO_32):
+        raise ValueError(f"a blob id has 32 bytes, not {len(record.blob)}")
+    if not (0 <= record.number < 1 << 64 and 0 <= record.chunk_index < 1 << 32):
+        raise ValueError("number or chunk index out of range")
+    if memoryview(record.payload).nbytes > PAYLOAD_BYTES_MAX:
+        raise ValueError("the payload's length does not fit its field")
