@@ -1,0 +1,41 @@
+"""Ends: of grants, and of references."""
+
+from __future__ import annotations
+
+from ostnode.ids import BlobId, GrantId, Uid
+from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.records import GrantClosed, Reason, ReferenceRemoved, Upload
+from ostnode.wire import events as e
+
+
+def close_upload(draft: Draft, upload: Upload, reason: Reason) -> None:
+    """Kill the grant of an upload, begun or not, and all it has stored."""
+    close_grant(draft, upload.grant_id, upload.uid, upload.blob_id, reason)
+
+
+def close_grant(
+    draft: Draft, grant_id: GrantId, uid: Uid, blob_id: BlobId, reason: Reason, end: int = 0
+) -> None:
+    """Kill a grant that is not closed yet, without a completion, and tell the index.
+
+    `end` is its latest end if the index has named it. A blob that only the grant's upload kept
+    goes as well.
+    """
+    draft.add(GrantClosed(grant_id, uid, reason, end), blob=blob_id)
+    draft.tell(e.GrantClosed(grant_id, uid, blob_id, reason))
+    draft.release(blob_id)
+
+
+def remove_reference(draft: Draft, name: t.ReferenceId) -> None:
+    """Remove a reference that has a row. The last of its uid frees the charge, the last of all
+    the blob.
+    """
+    stored = draft.blob(name.blob_id)
+    draft.add(ReferenceRemoved(name.uid, name.accessor, name.ref_id), blob=name.blob_id)
+    if not draft.has_references(name.uid, name.blob_id):
+        # The index frees what it charged; the size is for the reader of an event. It is unknown
+        # when damage took the commit.
+        size = 0 if stored is None else stored.size
+        draft.tell(e.Released(name.uid, name.blob_id, size))
+    draft.release(name.blob_id)

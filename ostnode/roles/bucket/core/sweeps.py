@@ -1,0 +1,113 @@
+"""What follows from deletions and from time, in slices small enough to stand between requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final
+
+from ostnode.ids import Principal, Uid
+from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.core.closing import close_upload, remove_reference
+from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.records import (
+    ChunksDropped,
+    GrantsForgotten,
+    Reason,
+    SingleUseForgotten,
+    Swept,
+)
+
+REFERENCES_MAX: Final = 64
+"""Removed in one slice: some 15 ms of the event loop."""
+CHUNKS_MAX: Final = 512
+"""Rows dropped in one slice."""
+FORGOTTEN_MAX: Final = 250
+"""Closed grants or used tokens in one record."""
+GRACE_S: Final = 120
+"""Past its end, a grant's upload waits this long for a chunk under the renewed grant."""
+
+
+def sweep_slice(draft: Draft, now: float) -> bool:
+    """Draw up to a slice of one kind of consequence; whether there may be more."""
+    targets = draft.sweeps(1)
+    if targets:
+        _sweep(draft, targets[0])
+        return True
+    return _forget(draft, now) or _expire_references(draft, now)
+
+
+def _sweep(draft: Draft, target: bytes) -> None:
+    """One slice for a burned accessor, a deleted uid, or an ended upload's chunks."""
+    done = _SWEEPS[target[:1]](draft, target[1:])
+    if done:
+        draft.add(Swept(target))
+
+
+def _sweep_accessor(draft: Draft, name: bytes) -> bool:
+    accessor = Principal(name)
+    references = (
+        reference
+        for blob_id in draft.blobs_of(accessor)
+        for reference in draft.references_to(blob_id, accessor)
+    )
+    return _remove_some(draft, references)
+
+
+def _sweep_user(draft: Draft, name: bytes) -> bool:
+    """A deleted uid's open uploads go first: they are few, by the cap on them."""
+    uid = Uid(name)
+    for number in list(draft.uploads_of(uid)):
+        upload = draft.upload(number)
+        if upload is not None:
+            close_upload(draft, upload, Reason.USER_DELETED)
+    return _remove_some(draft, draft.references_of(uid))
+
+
+def _remove_some(draft: Draft, references: Iterable[t.ReferenceId]) -> bool:
+    some = list(islice(references, REFERENCES_MAX))
+    for name in some:
+        remove_reference(draft, name)
+    return len(some) < REFERENCES_MAX
+
+
+def _sweep_chunks(draft: Draft, name: bytes) -> bool:
+    number = t.number_of(name)
+    indexes = list(draft.chunk_indexes(number, CHUNKS_MAX))
+    if indexes:
+        draft.add(ChunksDropped(indexes[-1]), number=number)
+    return len(indexes) < CHUNKS_MAX
+
+
+_SWEEPS: Final[dict[bytes, Callable[[Draft, bytes], bool]]] = {
+    t.SWEEP_ACCESSOR: _sweep_accessor,
+    t.SWEEP_USER: _sweep_user,
+    t.SWEEP_CHUNKS: _sweep_chunks,
+}
+
+
+def _expire_references(draft: Draft, now: float) -> bool:
+    names = draft.expired_references(now, REFERENCES_MAX)
+    for name in names:
+        remove_reference(draft, name)
+    return len(names) == REFERENCES_MAX
+
+
+def _forget(draft: Draft, now: float) -> bool:
+    """Closed grants that the floor has passed, and used tokens that are over."""
+    grants = draft.grants_ended(draft.number(t.FLOOR), FORGOTTEN_MAX)
+    if grants:
+        draft.add(GrantsForgotten(tuple(grants)))
+    tokens = draft.single_uses_ended(now, FORGOTTEN_MAX)
+    if tokens:
+        draft.add(SingleUseForgotten(tuple(tokens)))
+    return FORGOTTEN_MAX in {len(grants), len(tokens)}
+
+
+def expire_upload(draft: Draft, number: int, *, stalled: bool) -> None:
+    """Close an open upload whose grant is over, or that has stalled."""
+    upload = draft.upload(number)
+    if upload is None:
+        return
+    if stalled or draft.progress(number).end + GRACE_S <= draft.number(t.FLOOR):
+        close_upload(draft, upload, Reason.EXPIRED)

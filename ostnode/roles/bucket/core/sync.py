@@ -1,0 +1,81 @@
+"""What the index says: its feed, and its answers to the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ostnode.ids import NULL_ACCESSOR
+from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.core.closing import close_grant
+from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.records import (
+    AccessorBurned,
+    Blocked,
+    FeedCursor,
+    Floor,
+    GrantsEnded,
+    OutboxAcked,
+    Reason,
+    User,
+)
+from ostnode.wire import events as e
+from ostnode.wire import messages as m
+
+
+def apply_feed(draft: Draft, events: Sequence[e.FeedEvent], cursor: FeedCursor) -> None:
+    """Apply a batch of the feed, and remember that it is.
+
+    Events say what is, so one that comes again changes nothing. What follows from a deletion is
+    swept in slices afterwards; that it has happened holds from now on.
+    """
+    for event in events:
+        _apply(draft, event)
+    if draft.feed_cursor() != (cursor.incarnation, cursor.seq):
+        draft.add(cursor)
+
+
+def _apply(draft: Draft, event: e.FeedEvent) -> None:
+    match event:
+        case e.UserChanged():
+            _change_user(draft, event)
+        case e.AccessorDeleted(accessor=accessor):
+            # The null accessor is nobody's: uploads without accessors outlive every chat.
+            if accessor != NULL_ACCESSOR and not draft.burned(accessor):
+                draft.add(AccessorBurned(accessor))
+        case e.PrincipalBlocked():
+            if event.version > draft.blocked_version(event.principal):
+                draft.add(Blocked(event.principal, event.blocked, event.version))
+        case e.GrantRevoked():
+            _revoke(draft, event)
+
+
+def _change_user(draft: Draft, event: e.UserChanged) -> None:
+    """Older versions are ignored; a deleted uid never comes back."""
+    known = draft.user(event.uid)
+    if known is not None and (known.deleted or event.version <= known.version):
+        return
+    draft.add(
+        User(event.uid, event.principal, event.version, event.bytes_left, deleted=event.deleted)
+    )
+
+
+def _revoke(draft: Draft, event: e.GrantRevoked) -> None:
+    """Close the grant unless it is used already; that one is as dead, and its end is now known."""
+    if isinstance(draft.grant(event.grant_id), t.ClosedGrant):
+        draft.add(GrantsEnded((m.ClosedEnd(event.grant_id, event.end),)))
+        return
+    close_grant(draft, event.grant_id, event.uid, event.blob_id, Reason.REVOKED, event.end)
+
+
+def acknowledge(draft: Draft, through: int, result: m.SyncResult) -> None:
+    """Drop the events that the index has, and learn the latest ends of the grants they closed."""
+    draft.add(OutboxAcked(through))
+    if result.closed:
+        draft.add(GrantsEnded(result.closed))
+
+
+def raise_floor(draft: Draft, index_time: int) -> None:
+    """Let the floor follow the index's clock, as last heard in the feed."""
+    if index_time > draft.number(t.FLOOR):
+        draft.add(Floor(index_time))
+        draft.tell(e.FloorRaised(index_time))

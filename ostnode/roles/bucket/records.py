@@ -1,0 +1,334 @@
+"""What a bucket writes to its log: the kinds of records and their payloads.
+
+A chunk's payload is its raw bytes; every other payload is strict CBOR of one dataclass here. The
+record's header carries what most kinds share: the blob, the upload's number (the sequence number
+of the record that opened it; of an outbox record, the event's own number) and the chunk index.
+Numbers of kinds and names of fields are the format: they never change their meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from functools import lru_cache
+from typing import Annotated, Final
+
+from ostnode.ids import BlobId, GrantId, Principal, Uid
+from ostnode.wire.fields import (
+    BATCH_ITEMS_MAX,
+    Accessors,
+    Amount,
+    Bounds,
+    Chunk,
+    ContentType,
+    Filename,
+    Message,
+    RefId,
+    ShortText,
+)
+from ostnode.wire.messages import ClosedEnd
+from ostnode.wire.schema import decode_message, encode_message
+
+Digest = Annotated[bytes, Bounds(0, 32)]
+Target = Annotated[bytes, Bounds(1, 64)]
+
+
+class Kind(IntEnum):
+    """The kinds of a bucket's records."""
+
+    INIT = 1
+    UPLOAD_OPENED = 2
+    CHUNK = 3
+    CHUNK_MATCHED = 4
+    COMMIT = 5
+    REFERENCE_ADDED = 6
+    REFERENCE_REMOVED = 7
+    TOMBSTONE = 8
+    GRANT_RENEWED = 9
+    GRANT_CLOSED = 10
+    GRANTS_ENDED = 11
+    GRANTS_FORGOTTEN = 12
+    FLOOR = 13
+    ACCESSOR_BURNED = 14
+    USER = 15
+    PRINCIPAL_BLOCKED = 16
+    SINGLE_USE = 17
+    SINGLE_USE_FORGOTTEN = 18
+    OUTBOX = 19
+    OUTBOX_ACKED = 20
+    FEED_CURSOR = 21
+    CHUNKS_DROPPED = 22
+    SWEPT = 23
+
+
+BULK_KINDS: Final = frozenset({int(Kind.CHUNK)})
+"""Records whose payload stays in the segment; the reducer sees where it is."""
+
+
+class Reason(StrEnum):
+    """Why a grant is closed. All but COMPLETED are also what the index is told."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    HASH_MISMATCH = "hash_mismatch"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    BUCKET_FULL = "bucket_full"
+    USER_DELETED = "user_deleted"
+    ACCESSOR_DELETED = "accessor_deleted"
+    NOT_HELD = "not_held"
+
+
+@dataclass(frozen=True, slots=True)
+class Init(Message):
+    """The first record. `incarnation` (µs since 1970) is what the outbox's numbers count in."""
+
+    incarnation: Amount
+    index: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Upload(Message):
+    """UPLOAD_OPENED: what a grant allows, and what its use shall make visible to whom.
+
+    `reserved` is 0 or `size`; `end` is the latest end of the grant that was seen when it opened.
+    """
+
+    grant_id: GrantId
+    uid: Uid
+    blob_id: BlobId
+    size: Amount
+    chunk_bytes: Amount
+    reserved: Amount
+    end: Amount
+    accessors: Accessors
+    ref_id: RefId
+    content_type: ContentType
+    filename: Filename | None
+    expires_at: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMatched(Message):
+    """The chunk equals that of the stored blob whose commit has sequence number `commit`."""
+
+    commit: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Message):
+    """The chunks of the upload in the header are, whole and verified, the blob in the header."""
+
+    size: Amount
+    chunk_bytes: Amount
+    created_at: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceAdded(Message):
+    """A reference to the blob in the header. `expires_at` 0 means never."""
+
+    uid: Uid
+    accessor: Principal
+    ref_id: RefId
+    content_type: ContentType
+    filename: Filename | None
+    expires_at: Amount
+    created_at: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRemoved(Message):
+    """The reference to the blob in the header is gone."""
+
+    uid: Uid
+    accessor: Principal
+    ref_id: RefId
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone(Message):
+    """Kills one commit of the blob in the header, named by its sequence number."""
+
+    commit: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRenewed(Message):
+    """The open upload in the header was continued under a later end of its grant."""
+
+    end: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class GrantClosed(Message):
+    """The grant is dead. Its open upload, if it had one, ends here.
+
+    `end` is the latest end the index issued, 0 while not known. `parameters`, `size`,
+    `accessors` and `ref_id` tell a completed one's answer again.
+    """
+
+    grant_id: GrantId
+    uid: Uid
+    reason: ShortText
+    end: Amount = 0
+    parameters: Digest = b""
+    size: Amount = 0
+    accessors: Accessors = ()
+    ref_id: RefId = b""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantsEnded(Message):
+    """The index has named the latest ends of these closed grants."""
+
+    ends: Annotated[tuple[ClosedEnd, ...], Bounds(1, BATCH_ITEMS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantsForgotten(Message):
+    """The floor has passed the ends of these closed grants: they cannot come back."""
+
+    grants: Annotated[tuple[GrantId, ...], Bounds(1, BATCH_ITEMS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Floor(Message):
+    """No grant that ends at or before `floor` completes here any more."""
+
+    floor: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class AccessorBurned(Message):
+    """Final: nothing is ever visible to this accessor again."""
+
+    accessor: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class User(Message):
+    """A registration. `version` 0 was learned from a grant, before the feed told."""
+
+    uid: Uid
+    principal: Principal
+    version: Amount
+    bytes_left: Amount
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked(Message):
+    """PRINCIPAL_BLOCKED: whether this principal is refused here."""
+
+    principal: Principal
+    blocked: bool
+    version: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class SingleUse(Message):
+    """A deletion token was used: `token` names it, `target` what it deleted; kept `until`."""
+
+    token: Digest
+    target: Digest
+    until: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class SingleUseForgotten(Message):
+    """These tokens are over and refused by their time."""
+
+    tokens: Annotated[tuple[Digest, ...], Bounds(1, BATCH_ITEMS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxAcked(Message):
+    """The index has every event up to `through`."""
+
+    through: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class FeedCursor(Message):
+    """Everything of the index's feed up to here has been applied."""
+
+    incarnation: Amount
+    seq: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksDropped(Message):
+    """The chunks of the ended upload in the header up to index `through` are garbage."""
+
+    through: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Swept(Message):
+    """What had to follow from a deletion has followed, wholly."""
+
+    target: Target
+
+
+Payload = (
+    Init
+    | Upload
+    | ChunkMatched
+    | Commit
+    | ReferenceAdded
+    | ReferenceRemoved
+    | Tombstone
+    | GrantRenewed
+    | GrantClosed
+    | GrantsEnded
+    | GrantsForgotten
+    | Floor
+    | AccessorBurned
+    | User
+    | Blocked
+    | SingleUse
+    | SingleUseForgotten
+    | OutboxAcked
+    | FeedCursor
+    | ChunksDropped
+    | Swept
+)
+
+KINDS: Final[dict[type[Payload], Kind]] = {
+    Init: Kind.INIT,
+    Upload: Kind.UPLOAD_OPENED,
+    ChunkMatched: Kind.CHUNK_MATCHED,
+    Commit: Kind.COMMIT,
+    ReferenceAdded: Kind.REFERENCE_ADDED,
+    ReferenceRemoved: Kind.REFERENCE_REMOVED,
+    Tombstone: Kind.TOMBSTONE,
+    GrantRenewed: Kind.GRANT_RENEWED,
+    GrantClosed: Kind.GRANT_CLOSED,
+    GrantsEnded: Kind.GRANTS_ENDED,
+    GrantsForgotten: Kind.GRANTS_FORGOTTEN,
+    Floor: Kind.FLOOR,
+    AccessorBurned: Kind.ACCESSOR_BURNED,
+    User: Kind.USER,
+    Blocked: Kind.PRINCIPAL_BLOCKED,
+    SingleUse: Kind.SINGLE_USE,
+    SingleUseForgotten: Kind.SINGLE_USE_FORGOTTEN,
+    OutboxAcked: Kind.OUTBOX_ACKED,
+    FeedCursor: Kind.FEED_CURSOR,
+    ChunksDropped: Kind.CHUNKS_DROPPED,
+    Swept: Kind.SWEPT,
+}
+_CLASSES: Final = {kind: cls for cls, kind in KINDS.items()}
+_PAYLOADS_REMEMBERED: Final = 256
+"""A decision decodes what it has just encoded, and the store's reducer decodes it once more."""
+
+
+def encode_payload(payload: Payload) -> bytes:
+    """The payload as the log holds it."""
+    return encode_message(payload)
+
+
+@lru_cache(maxsize=_PAYLOADS_REMEMBERED)
+def decode_payload(kind: int, data: bytes) -> Message:
+    """The payload of a metadata record; raises InvalidArgumentError for one that is none."""
+    return decode_message(_CLASSES[Kind(kind)], data)

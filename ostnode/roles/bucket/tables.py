@@ -1,0 +1,300 @@
+"""The bucket's tables in the store's ordered key space: how keys and rows are laid out.
+
+A key is one letter for the table, then the parts; numbers are big-endian so that keys sort as
+they count. Every part before the last has a fixed length, so prefixes are exact.
+
+| table | key | row |
+| --- | --- | --- |
+| META | name | a number |
+| GRANTS | grant | open: the upload's number; closed: latest end, blob, GrantClosed |
+| ENDS | end, grant | closed grants whose latest end is known, for the floor |
+| UPLOADS | number | Upload |
+| PROGRESS | number | received chunks and bytes, latest end of the grant seen |
+| USER_UPLOADS | uid, blob, number | |
+| CHUNKS | number, index | bytes' extent and digest, or the number of the upload that has them |
+| PINS | blob, number | open uploads that matched chunks of the stored blob |
+| BLOBS | blob | number, commit's sequence number, size, chunk_bytes |
+| REFERENCES | blob, accessor, uid, ref_id | expiry, creation, content type, filename |
+| USER_REFERENCES | uid, blob, accessor, ref_id | |
+| ACCESSOR_BLOBS | accessor, blob | |
+| EXPIRIES | expiry, blob, accessor, uid, ref_id | |
+| COUNTS | uid | number of references |
+| USERS | uid | principal, version, bytes left, deleted |
+| PRINCIPALS | principal, uid | (live registrations) |
+| BURNED | accessor | |
+| BLOCKED | principal | version, blocked |
+| SINGLE_USES | token | until, target |
+| SINGLE_USE_ENDS | until, token | |
+| OUTBOX | number | event |
+| SWEEPS | target | |
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, Self
+
+from ostnode.ids import BlobId, GrantId, Principal, Uid
+from ostnode.store.record import Extent
+
+META: Final = b"M"
+GRANTS: Final = b"G"
+ENDS: Final = b"L"
+UPLOADS: Final = b"U"
+PROGRESS: Final = b"N"
+USER_UPLOADS: Final = b"P"
+CHUNKS: Final = b"C"
+PINS: Final = b"J"
+BLOBS: Final = b"B"
+REFERENCES: Final = b"R"
+USER_REFERENCES: Final = b"V"
+ACCESSOR_BLOBS: Final = b"A"
+EXPIRIES: Final = b"E"
+COUNTS: Final = b"H"
+USERS: Final = b"W"
+PRINCIPALS: Final = b"Q"
+BURNED: Final = b"X"
+BLOCKED: Final = b"Z"
+SINGLE_USES: Final = b"T"
+SINGLE_USE_ENDS: Final = b"Y"
+OUTBOX: Final = b"O"
+SWEEPS: Final = b"S"
+
+INCARNATION: Final = META + b"incarnation"
+INDEX: Final = META + b"index"
+FLOOR: Final = META + b"floor"
+PROMISED: Final = META + b"promised"
+"""Bytes of open uploads that have not arrived: room that is spoken for."""
+OUTBOX_NEXT: Final = META + b"outbox_next"
+OUTBOX_ACKED: Final = META + b"outbox_acked"
+FEED_INCARNATION: Final = META + b"feed_incarnation"
+FEED_SEQ: Final = META + b"feed_seq"
+
+OPEN: Final = b"\x00"
+CLOSED: Final = b"\x01"
+HERE: Final = b"\x00"
+MATCHED: Final = b"\x01"
+
+SWEEP_ACCESSOR: Final = b"a"
+SWEEP_USER: Final = b"u"
+SWEEP_CHUNKS: Final = b"c"
+
+
+def u64(number: int) -> bytes:
+    """Eight bytes that sort as the number counts."""
+    return number.to_bytes(8, "big")
+
+
+def number_of(data: bytes) -> int:
+    """The number of eight such bytes."""
+    return int.from_bytes(data, "big")
+
+
+def chunk_key(number: int, index: int) -> bytes:
+    """CHUNKS: one chunk of one upload."""
+    return CHUNKS + u64(number) + index.to_bytes(4, "big")
+
+
+_EXTENT_BYTES: Final = len(Extent(0, 0, 0).pack())
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """Where a chunk's bytes are, and the store's digest of them (BLAKE3, 16 bytes)."""
+
+    extent: Extent
+    digest: bytes
+
+    def pack(self) -> bytes:
+        """The row."""
+        return HERE + self.extent.pack() + self.digest
+
+    @classmethod
+    def unpack(cls, row: bytes) -> Self:
+        """The chunk of a row that says HERE."""
+        end = 1 + _EXTENT_BYTES
+        return cls(Extent.unpack(row[1:end]), row[end:])
+
+
+def pack_matched(number: int) -> bytes:
+    """A row of CHUNKS whose bytes are those of another upload's chunk at the same index."""
+    return MATCHED + u64(number)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ReferenceId:
+    """What names a reference: this uid made this blob visible to this accessor, as `ref_id`."""
+
+    blob_id: BlobId
+    accessor: Principal
+    uid: Uid
+    ref_id: bytes
+
+    @property
+    def key(self) -> bytes:
+        """Its key in REFERENCES; without the table's letter, the end of its key in EXPIRIES."""
+        return REFERENCES + self.blob_id + self.accessor + self.uid + self.ref_id
+
+    @property
+    def user_key(self) -> bytes:
+        """Its key in USER_REFERENCES."""
+        return USER_REFERENCES + self.uid + self.blob_id + self.accessor + self.ref_id
+
+    @classmethod
+    def from_key(cls, key: bytes) -> Self:
+        """The name in a key of REFERENCES."""
+        return cls(BlobId(key[1:33]), Principal(key[33:65]), Uid(key[65:73]), key[73:])
+
+    @classmethod
+    def from_user_key(cls, key: bytes) -> Self:
+        """The name in a key of USER_REFERENCES."""
+        return cls(BlobId(key[9:41]), Principal(key[41:73]), Uid(key[1:9]), key[73:])
+
+    @classmethod
+    def from_expiry_key(cls, key: bytes) -> Self:
+        """The name in a key of EXPIRIES."""
+        return cls.from_key(key[8:])
+
+
+_REFERENCE: Final = struct.Struct("<QQH")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """What a reference says about the blob to whoever reads through it."""
+
+    expires_at: int
+    created_at: int
+    content_type: str
+    filename: str | None
+
+    def pack(self) -> bytes:
+        """The row; a filename is never empty, so an empty one stands for none."""
+        kind = self.content_type.encode()
+        head = _REFERENCE.pack(self.expires_at, self.created_at, len(kind))
+        return head + kind + (self.filename or "").encode()
+
+    @classmethod
+    def unpack(cls, row: bytes) -> Self:
+        """The reference of a row."""
+        expires_at, created_at, length = _REFERENCE.unpack_from(row)
+        end = _REFERENCE.size + length
+        kind, name = row[_REFERENCE.size : end].decode(), row[end:].decode()
+        return cls(expires_at, created_at, kind, name or None)
+
+    def expired(self, now: float) -> bool:
+        """Whether it counts as absent already."""
+        return 0 < self.expires_at <= now
+
+
+_PROGRESS: Final = struct.Struct("<IQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an upload is: chunks and bytes received, and its grant's latest end seen."""
+
+    chunks: int
+    length: int
+    end: int
+
+    def pack(self) -> bytes:
+        """The row."""
+        return _PROGRESS.pack(self.chunks, self.length, self.end)
+
+    @classmethod
+    def unpack(cls, row: bytes) -> Self:
+        """The progress of a row."""
+        return cls(*_PROGRESS.unpack(row))
+
+
+_BLOB: Final = struct.Struct("<QQQI")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """A stored blob: whose chunks it is made of, and the commit that says so."""
+
+    number: int
+    commit: int
+    size: int
+    chunk_bytes: int
+
+    def pack(self) -> bytes:
+        """The row."""
+        return _BLOB.pack(self.number, self.commit, self.size, self.chunk_bytes)
+
+    @classmethod
+    def unpack(cls, row: bytes) -> Self:
+        """The blob of a row."""
+        return cls(*_BLOB.unpack(row))
+
+
+_USER: Final = struct.Struct("<32sQQ?")
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """A registration as this bucket knows it; a deleted one stays for ever."""
+
+    principal: Principal
+    version: int
+    bytes_left: int
+    deleted: bool
+
+    def pack(self) -> bytes:
+        """The row."""
+        return _USER.pack(self.principal, self.version, self.bytes_left, self.deleted)
+
+    @classmethod
+    def unpack(cls, row: bytes) -> Self:
+        """The user of a row."""
+        principal, version, bytes_left, deleted = _USER.unpack(row)
+        return cls(Principal(principal), version, bytes_left, deleted)
+
+
+_BLOCKED: Final = struct.Struct("<Q?")
+
+
+def pack_blocked(version: int, *, blocked: bool) -> bytes:
+    """A row of BLOCKED."""
+    return _BLOCKED.pack(version, blocked)
+
+
+def unpack_blocked(row: bytes) -> tuple[int, bool]:
+    """Version, and whether the principal is refused."""
+    version, blocked = _BLOCKED.unpack(row)
+    return version, blocked
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGrant:
+    """A grant whose upload is under way."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedGrant:
+    """A dead grant; `payload` is the GrantClosed record's."""
+
+    end: int
+    blob_id: BlobId
+    payload: bytes
+
+    def pack(self) -> bytes:
+        """The row."""
+        return CLOSED + u64(self.end) + self.blob_id + self.payload
+
+
+def unpack_grant(row: bytes) -> OpenGrant | ClosedGrant:
+    """A row of GRANTS."""
+    if row[:1] == OPEN:
+        return OpenGrant(number_of(row[1:9]))
+    return ClosedGrant(number_of(row[1:9]), BlobId(row[9:41]), row[41:])
+
+
+def end_key(end: int, grant_id: GrantId) -> bytes:
+    """ENDS: a closed grant by its latest end."""
+    return ENDS + u64(end) + grant_id

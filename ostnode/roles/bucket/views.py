@@ -1,0 +1,198 @@
+"""What the rows say: typed look-ups over a store's key space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from typing import Final
+
+from ostnode.ids import BlobId, GrantId, Principal, Uid
+from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.records import GrantClosed, Kind, Upload, decode_payload
+from ostnode.store.keyspace import Reader
+from ostnode.wire.schema import decode_message
+
+_UPLOADS_REMEMBERED: Final = 512
+
+
+@lru_cache(maxsize=_UPLOADS_REMEMBERED)
+def _upload(row: bytes) -> Upload:
+    """Every chunk of an upload asks for its row, which never changes."""
+    return decode_message(Upload, row)
+
+
+class View:
+    """The bucket's tables, read through one reader."""
+
+    def __init__(self, rows: Reader) -> None:
+        self._rows = rows
+
+    def number(self, key: bytes) -> int:
+        """A number of META; 0 when it was never written."""
+        row = self._rows.get(key)
+        return 0 if row is None else t.number_of(row)
+
+    def grant(self, grant_id: GrantId) -> t.OpenGrant | t.ClosedGrant | None:
+        """What became of a grant; None when it was never used here."""
+        row = self._rows.get(t.GRANTS + grant_id)
+        return None if row is None else t.unpack_grant(row)
+
+    def upload(self, number: int) -> Upload | None:
+        """An open upload."""
+        row = self._rows.get(t.UPLOADS + t.u64(number))
+        return None if row is None else _upload(row)
+
+    def progress(self, number: int) -> t.Progress:
+        """An open upload's progress."""
+        row = self._rows.get(t.PROGRESS + t.u64(number))
+        return t.Progress(0, 0, 0) if row is None else t.Progress.unpack(row)
+
+    def uploads(self, after: int, limit: int) -> list[tuple[int, Upload]]:
+        """Up to `limit` open uploads with numbers above `after`, in order."""
+        rows = self._rows.scan(t.UPLOADS, t.UPLOADS + t.u64(after))
+        return [(t.number_of(key[1:]), _upload(row)) for key, row in islice(rows, limit)]
+
+    def uploads_of(self, uid: Uid, blob_id: BlobId | None = None) -> Iterator[int]:
+        """Numbers of the uid's open uploads, of one blob if one is named."""
+        for key, _ in self._rows.scan(t.USER_UPLOADS + uid + (blob_id or b"")):
+            yield t.number_of(key[-8:])
+
+    def chunk(self, number: int, index: int) -> t.ChunkRow | None:
+        """Where a chunk's bytes are.
+
+        A matched chunk is resolved through the stored blob it equals, which is pinned as long.
+        """
+        row = self._rows.get(t.chunk_key(number, index))
+        if row is not None and row[:1] == t.MATCHED:
+            row = self._rows.get(t.chunk_key(t.number_of(row[1:9]), index))
+        return None if row is None else t.ChunkRow.unpack(row)
+
+    def has_chunk(self, number: int, index: int) -> bool:
+        """Whether a chunk has been received."""
+        return self._rows.get(t.chunk_key(number, index)) is not None
+
+    def chunk_indexes(self, number: int, limit: int | None = None) -> Iterator[int]:
+        """Indexes of the chunks that an upload has, in order."""
+        for key, _ in islice(self._rows.scan(t.CHUNKS + t.u64(number)), limit):
+            yield int.from_bytes(key[9:], "big")
+
+    def blob(self, blob_id: BlobId) -> t.BlobRow | None:
+        """A stored blob."""
+        row = self._rows.get(t.BLOBS + blob_id)
+        return None if row is None else t.BlobRow.unpack(row)
+
+    def needed(self, blob_id: BlobId) -> bool:
+        """Whether any reference or pin keeps the stored blob."""
+        return self._any(t.REFERENCES + blob_id) or self._any(t.PINS + blob_id)
+
+    def user(self, uid: Uid) -> t.UserRow | None:
+        """A registration; None when nobody has told of it."""
+        row = self._rows.get(t.USERS + uid)
+        return None if row is None else t.UserRow.unpack(row)
+
+    def deleted(self, uid: Uid) -> bool:
+        """Whether the registration is over."""
+        user = self.user(uid)
+        return user is not None and user.deleted
+
+    def uids(self, principal: Principal) -> list[Uid]:
+        """The principal's live registrations: one, but for the moment a change takes to arrive."""
+        return [Uid(key[33:]) for key, _ in self._rows.scan(t.PRINCIPALS + principal)]
+
+    def owns(self, principal: Principal, uid: Uid) -> bool:
+        """Whether the live registration is the principal's."""
+        user = self.user(uid)
+        return user is not None and not user.deleted and user.principal == principal
+
+    def burned(self, accessor: Principal) -> bool:
+        """Whether the accessor has been deleted for ever."""
+        return self._rows.get(t.BURNED + accessor) is not None
+
+    def blocked(self, principal: Principal) -> bool:
+        """Whether the principal is refused here."""
+        row = self._rows.get(t.BLOCKED + principal)
+        return row is not None and t.unpack_blocked(row)[1]
+
+    def blocked_version(self, principal: Principal) -> int:
+        """The version of the last word about the principal; 0 when there is none."""
+        row = self._rows.get(t.BLOCKED + principal)
+        return 0 if row is None else t.unpack_blocked(row)[0]
+
+    def reference(self, name: t.ReferenceId) -> t.ReferenceRow | None:
+        """A reference's row, whether it still counts or not."""
+        row = self._rows.get(name.key)
+        return None if row is None else t.ReferenceRow.unpack(row)
+
+    def stands(self, name: t.ReferenceId, now: float) -> t.ReferenceRow | None:
+        """The reference if it counts: present, unexpired, of a live user to a live accessor."""
+        row = self.reference(name)
+        if row is None or row.expired(now):
+            return None
+        return None if self.burned(name.accessor) or self.deleted(name.uid) else row
+
+    def references_to(self, blob_id: BlobId, accessor: Principal) -> Iterator[t.ReferenceId]:
+        """References of a blob to one accessor."""
+        for key, _ in self._rows.scan(t.REFERENCES + blob_id + accessor):
+            yield t.ReferenceId.from_key(key)
+
+    def references_of(self, uid: Uid, blob_id: BlobId | None = None) -> Iterator[t.ReferenceId]:
+        """A user's references, to one blob if one is named."""
+        for key, _ in self._rows.scan(t.USER_REFERENCES + uid + (blob_id or b"")):
+            yield t.ReferenceId.from_user_key(key)
+
+    def has_references(self, uid: Uid, blob_id: BlobId) -> bool:
+        """Whether any row, expired ones included, still charges the blob to the uid."""
+        return self._any(t.USER_REFERENCES + uid + blob_id)
+
+    def reference_count(self, uid: Uid) -> int:
+        """How many references the uid has."""
+        return self.number(t.COUNTS + uid)
+
+    def blobs_of(self, accessor: Principal) -> Iterator[BlobId]:
+        """Blobs that have a reference to the accessor."""
+        for key, _ in self._rows.scan(t.ACCESSOR_BLOBS + accessor):
+            yield BlobId(key[33:])
+
+    def expired_references(self, now: float, limit: int) -> list[t.ReferenceId]:
+        """Up to `limit` references whose time is over, the oldest first."""
+        keys = islice((key for key, _ in self._rows.scan(t.EXPIRIES)), limit)
+        return [t.ReferenceId.from_expiry_key(key) for key in keys if t.number_of(key[1:9]) <= now]
+
+    def grants_ended(self, floor: int, limit: int) -> list[GrantId]:
+        """Up to `limit` closed grants that the floor has passed."""
+        keys = islice((key for key, _ in self._rows.scan(t.ENDS)), limit)
+        return [GrantId(key[9:]) for key in keys if t.number_of(key[1:9]) <= floor]
+
+    def single_use(self, token: bytes) -> bytes | None:
+        """The target that the token was used on."""
+        row = self._rows.get(t.SINGLE_USES + token)
+        return None if row is None else row[8:]
+
+    def single_uses_ended(self, now: float, limit: int) -> list[bytes]:
+        """Up to `limit` used tokens that nobody can show any more."""
+        keys = islice((key for key, _ in self._rows.scan(t.SINGLE_USE_ENDS)), limit)
+        return [key[9:] for key in keys if t.number_of(key[1:9]) < now]
+
+    def outbox(self, limit: int) -> list[tuple[int, bytes]]:
+        """Up to `limit` events that the index has not acknowledged, in order."""
+        rows = islice(self._rows.scan(t.OUTBOX), limit)
+        return [(t.number_of(key[1:]), row) for key, row in rows]
+
+    def sweeps(self, limit: int) -> list[bytes]:
+        """Up to `limit` targets whose consequences are still to be drawn."""
+        return [key[1:] for key, _ in islice(self._rows.scan(t.SWEEPS), limit)]
+
+    def feed_cursor(self) -> tuple[int, int]:
+        """The index incarnation and sequence number up to which the feed is applied."""
+        return self.number(t.FEED_INCARNATION), self.number(t.FEED_SEQ)
+
+    def _any(self, prefix: bytes) -> bool:
+        return next(iter(self._rows.scan(prefix)), None) is not None
+
+
+def closed_payload(row: t.ClosedGrant) -> GrantClosed:
+    """The record that closed the grant."""
+    payload = decode_payload(Kind.GRANT_CLOSED, row.payload)
+    assert isinstance(payload, GrantClosed)
+    return payload
