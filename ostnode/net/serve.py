@@ -1,0 +1,226 @@
+"""The answering side of a peer link: who is calling, may they, and one task per request."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import structlog
+import trio
+
+from ostnode.env import Rng
+from ostnode.errors import BusyError, InternalError, OstError, ShuttingDownError, UnknownCallError
+from ostnode.ids import Principal
+from ostnode.net.link import DEFAULT_LIMITS, Signer
+from ostnode.net.session import LinkLimits, Session
+from ostnode.net.transport import LinkClosedError
+from ostnode.wire.calls import Caller, Kind, Reply, Service, authorise
+from ostnode.wire.connection import Connection
+from ostnode.wire.frames import RemoteProtocolError
+from ostnode.wire.handshake import Handshake
+from ostnode.wire.incoming import (
+    CancelReceived,
+    Closed,
+    Event,
+    GoawayReceived,
+    Greeted,
+    Proven,
+    RequestMalformed,
+    RequestReceived,
+)
+from ostnode.wire.session import Side, Verify
+from ostnode.wire.states import State
+
+KindsOf: TypeAlias = Callable[[Principal], frozenset[Kind]]
+"""What a principal is to this node; asked for every request, so that a roster change counts."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+async def serve_link(
+    stream: trio.abc.Stream,
+    *,
+    signer: Signer,
+    verify: Verify,
+    services: Mapping[Kind, Service],
+    kinds_of: KindsOf,
+    rng: Rng,
+    limits: LinkLimits = DEFAULT_LIMITS,
+    binding: bytes = b"",
+    stopping: trio.Event | None = None,
+) -> None:
+    """Serve one connection until it ends; the caller closes the stream.
+
+    Every request gets one answer: the service's reply, its OstError, or `internal` with the
+    cause in the log alone. When `stopping` is set, requests in flight finish, new ones are
+    refused, and the link ends; the caller's deadline decides how long that may take. Nothing
+    that a peer sends makes this raise.
+    """
+    handshake = Handshake(
+        Side.ACCEPTER,
+        limits.hello(signer.principal, rng),
+        sign=signer.sign,
+        verify=verify,
+        binding=binding,
+    )
+    session = Session(stream, Connection(Side.ACCEPTER, handshake), limits)
+    peer: Principal | None = None
+    with trio.move_on_after(limits.handshake_s):
+        peer = await _welcome(session)
+    if peer is not None:
+        await _Server(session, peer, services, kinds_of, limits).run(stopping or trio.Event())
+
+
+async def _welcome(session: Session) -> Principal | None:
+    """The peer's proven principal; None if it broke off or was refused."""
+    connection = session.connection
+    try:
+        if not isinstance(await session.next_event(), Greeted):
+            return None
+        await session.say(connection.send_hello())
+        event = await session.next_event()
+        if not isinstance(event, Proven):
+            return None
+        await session.say(connection.send_proof())
+    except LinkClosedError:
+        return None
+    except RemoteProtocolError as error:
+        log.info("handshake refused", code=error.refusal.code, reason=error.refusal.message)
+        with contextlib.suppress(LinkClosedError):
+            await session.say(connection.send_goaway(error.refusal))
+            await session.linger()
+        return None
+    return event.peer
+
+
+class _Server:
+    """One proven peer's requests."""
+
+    def __init__(
+        self,
+        session: Session,
+        peer: Principal,
+        services: Mapping[Kind, Service],
+        kinds_of: KindsOf,
+        limits: LinkLimits,
+    ) -> None:
+        self._session = session
+        self._connection = session.connection
+        self._peer = peer
+        self._services = services
+        self._kinds_of = kinds_of
+        self._linger_s = limits.linger_s
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._answered = trio.Event()
+        self._stopping = False
+
+    async def run(self, stopping: trio.Event) -> None:
+        try:
+            async with trio.open_nursery() as tasks:
+                tasks.start_soon(self._session.write)
+                tasks.start_soon(self._session.watch)
+                tasks.start_soon(self._stop, stopping, tasks.cancel_scope)
+                async with trio.open_nursery() as handlers:
+                    last_word = await self._read(handlers)
+                    handlers.cancel_scope.cancel()
+                if last_word is not None:
+                    self._session.post(self._connection.send_goaway(last_word))
+                    await self._session.linger()
+                tasks.cancel_scope.cancel()
+        except* LinkClosedError as group:
+            log.debug("link ended", reason=str(group.exceptions[0]))
+
+    async def _read(self, handlers: trio.Nursery) -> OstError | None:
+        """Start a task per request until the connection is over; returns what to tell the peer."""
+        try:
+            while True:
+                event = await self._session.next_event()
+                if isinstance(event, Closed | GoawayReceived):
+                    return None
+                self._dispatch(event, handlers)
+        except RemoteProtocolError as error:
+            log.info("peer broke the protocol", code=error.refusal.code, reason=str(error))
+            return error.refusal
+
+    def _dispatch(self, event: Event, handlers: trio.Nursery) -> None:
+        match event:
+            case RequestReceived(request_id, _, _, _, ms):
+                scope = trio.CancelScope(deadline=trio.current_time() + ms / 1000)
+                self._scopes[request_id] = scope
+                handlers.start_soon(self._serve, event, scope)
+            case RequestMalformed(request_id, error):
+                # In a task too: an answer waits for room, and reading does not wait for answers.
+                handlers.start_soon(self._answer, request_id, error)
+            case CancelReceived(request_id) if request_id in self._scopes:
+                self._scopes[request_id].cancel()
+            case CancelReceived():
+                pass  # it crossed its answer
+            case _:
+                raise AssertionError(f"the state table let {event} through")
+
+    async def _serve(self, event: RequestReceived, scope: trio.CancelScope) -> None:
+        request_id = event.id
+        try:
+            outcome = await self._outcome(event, scope)
+        finally:
+            del self._scopes[request_id]
+        del event  # an answer that waits for a slow peer does not keep the request's body
+        await self._answer(request_id, outcome)
+
+    async def _outcome(self, event: RequestReceived, scope: trio.CancelScope) -> Reply | OstError:
+        try:
+            with scope:
+                return await self._handle(event)
+        except OstError as error:
+            return error
+        except Exception:
+            log.exception("call failed", call=event.spec.name)
+            return InternalError()
+        return BusyError("the request was cancelled or its deadline passed")
+
+    async def _handle(self, event: RequestReceived) -> Reply:
+        if self._stopping:
+            raise ShuttingDownError("this node is stopping; try again")
+        spec = event.spec
+        caller = Caller(self._peer, self._kinds_of(self._peer))
+        authorise(spec, caller)
+        service = self._services.get(spec.role)
+        if service is None:
+            raise UnknownCallError(f"{spec.name} is not served here: this node is no {spec.role}")
+        reply = await service.handle(caller, event.request, event.body)
+        if not isinstance(reply.message, spec.result):
+            raise TypeError(f"{spec.name} answered with a {type(reply.message).__name__}")
+        return reply
+
+    async def _answer(self, request_id: int, outcome: Reply | OstError) -> None:
+        """Send the one answer of a request, once the queue has room for it."""
+        await self._session.room()
+        if self._connection.state is not State.OPEN:
+            return
+        try:
+            if isinstance(outcome, Reply):
+                outgoing = self._connection.send_reply(request_id, outcome)
+            else:
+                outgoing = self._connection.send_refusal(request_id, outcome)
+        except OstError:
+            log.exception("an answer is over the limits of the wire")
+            outgoing = self._connection.send_refusal(request_id, InternalError())
+        self._session.post(outgoing)
+        self._answered.set()
+        self._answered = trio.Event()
+
+    async def _stop(self, stopping: trio.Event, scope: trio.CancelScope) -> None:
+        """Once `stopping` is set: say so, let requests in flight finish, end the link.
+
+        The peer has a moment to hang up first; requests that cross are refused meanwhile.
+        """
+        await stopping.wait()
+        self._stopping = True
+        if self._connection.state is State.OPEN:
+            self._session.post(self._connection.send_goaway(ShuttingDownError()))
+        while self._connection.in_flight:
+            await self._answered.wait()
+        await self._session.flushed()
+        await trio.sleep(self._linger_s)
+        scope.cancel()

@@ -1,0 +1,193 @@
+"""What both ends of a link share: reading events, one writer, signs of life."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from ostnode.env import Rng
+from ostnode.ids import Principal
+from ostnode.net.transport import LinkClosedError, receive_into, send_all
+from ostnode.wire import session as s
+from ostnode.wire.connection import Connection, Outgoing
+from ostnode.wire.frames import Buffer
+from ostnode.wire.incoming import NEED_DATA, Event, PingReceived, PongReceived
+from ostnode.wire.states import State
+
+JOIN_BYTES_MAX: Final = 64 * 1024
+"""Frames below this are joined into one write; above it copying costs more than a system call."""
+_EVENTS_BETWEEN_CHECKPOINTS: Final = 16
+"""Parsing one small frame takes some 20 µs; other tasks should not wait much over that much."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """What one link may hold, and how long its peer may be silent.
+
+    `window_requests` and `window_bytes` are what this side takes at once when it is called.
+    Replies wait while more than `queue_bytes_max` are unsent. A handshake, one frame and one
+    write must each end within their times; silence is probed after `ping_interval_s`.
+    """
+
+    window_requests: int = 32
+    window_bytes: int = 8 << 20
+    queue_bytes_max: int = 2 << 20
+    handshake_s: float = 10
+    ping_interval_s: float = 15
+    stall_s: float = 30
+    linger_s: float = 1
+
+    def hello(self, principal: Principal, rng: Rng) -> s.Hello:
+        """Our HELLO under these limits."""
+        return s.Hello(
+            protocol_min=s.PROTOCOL_MIN,
+            protocol_max=s.PROTOCOL_MAX,
+            principal=principal,
+            nonce=rng.token(s.NONCE_BYTES),
+            window_requests=self.window_requests,
+            window_bytes=self.window_bytes,
+        )
+
+
+class Session:
+    """One connection on one stream.
+
+    `write` and `watch` run as tasks beside whoever takes events; each raises LinkClosedError
+    when the link is over. Frames are posted without waiting: whoever posts bodies on another's
+    behalf waits for `room` first, everything else is bounded by the window.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, connection: Connection, limits: LinkLimits) -> None:
+        self.connection = connection
+        self._stream = stream
+        self._limits = limits
+        self._queue: deque[Buffer] = deque()
+        self._queued_bytes = 0
+        self._pong: int | None = None
+        self._to_write = trio.Event()
+        self._written = trio.Event()
+        self._heard_at = trio.current_time()
+        self._frame_since: float | None = None
+        self._write_since: float | None = None
+        self._pinged_at: float | None = None
+        self._pings = 0
+        self._events = 0
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def next_event(self) -> Event:
+        """The next event that is not a matter of the session itself.
+
+        Raises RemoteProtocolError, and LinkClosedError if the stream broke.
+        """
+        while True:
+            event = self.connection.next_event()
+            if event is NEED_DATA:
+                await self._receive()
+                continue
+            self._frame_since = None
+            self._events += 1
+            if self._events % _EVENTS_BETWEEN_CHECKPOINTS == 0:
+                await trio.lowlevel.checkpoint()
+            if isinstance(event, PingReceived):
+                # One slot, not a queue: however many pings come, one pong is owed.
+                self._pong = event.token
+                self._to_write.set()
+            elif not isinstance(event, PongReceived):
+                return event
+
+    async def _receive(self) -> None:
+        if self._frame_since is None and self.connection.inside_frame:
+            self._frame_since = trio.current_time()
+        count = await receive_into(self._stream, self.connection.buffer())
+        self.connection.received(count)
+        self._heard_at = trio.current_time()
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def say(self, outgoing: Outgoing) -> None:
+        """Write a frame at once: for the handshake, while no writer runs."""
+        await send_all(self._stream, outgoing[0])
+
+    def post(self, outgoing: Outgoing) -> None:
+        """Queue a frame. Its body must not change until it is written."""
+        head, body = outgoing
+        self._queue.append(head)
+        if len(body):
+            self._queue.append(body)
+        self._queued_bytes += len(head) + len(body)
+        self._to_write.set()
+
+    async def room(self) -> None:
+        """Wait while too many bytes are queued."""
+        while self._queued_bytes > self._limits.queue_bytes_max:
+            await self._written.wait()
+
+    async def flushed(self) -> None:
+        """Wait until everything queued is written."""
+        while self._queued_bytes:
+            await self._written.wait()
+
+    async def write(self) -> None:
+        """The writer task; it alone touches the stream's sending side."""
+        while True:
+            if self._pong is not None and self.connection.state is State.OPEN:
+                token, self._pong = self._pong, None
+                self.post(self.connection.send_pong(token))
+            if not self._queue:
+                self._to_write = trio.Event()
+                await self._to_write.wait()
+                continue
+            data = self._next_write()
+            self._write_since = trio.current_time()
+            await send_all(self._stream, data)
+            self._write_since = None
+            self._queued_bytes -= len(data)
+            self._written.set()
+            self._written = trio.Event()
+
+    def _next_write(self) -> Buffer:
+        """Small frames together, a large body alone and uncopied."""
+        first = self._queue.popleft()
+        if not self._queue or len(first) + len(self._queue[0]) > JOIN_BYTES_MAX:
+            return first
+        joined = bytearray(first)
+        while self._queue and len(joined) + len(self._queue[0]) <= JOIN_BYTES_MAX:
+            joined += self._queue.popleft()
+        return joined
+
+    async def linger(self) -> None:
+        """Let the last words be read: flush, end our side, drain the peer's for a moment.
+
+        A socket closed over unread bytes is reset, and the reset overtakes what was written.
+        """
+        with trio.move_on_after(self._limits.linger_s):
+            await self.flushed()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
+            scratch = memoryview(bytearray(JOIN_BYTES_MAX))
+            while await receive_into(self._stream, scratch):
+                pass
+
+    # --- signs of life --------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """The task that ends a link whose peer is silent, dribbles, or does not read."""
+        while True:
+            await trio.sleep(self._limits.ping_interval_s)
+            now = trio.current_time()
+            since = [at for at in (self._frame_since, self._write_since) if at is not None]
+            if since and now - min(since) > self._limits.stall_s:
+                raise LinkClosedError("the peer stalled in the middle of a frame")
+            # While a write is under way the ping may be stuck behind it: stalling decides then.
+            silent = self._pinged_at is not None and self._heard_at < self._pinged_at
+            if silent and self._write_since is None:
+                raise LinkClosedError("the peer is silent")
+            quiet = now - self._heard_at >= self._limits.ping_interval_s
+            if quiet and not silent and self.connection.state is State.OPEN:
+                self._pinged_at = now
+                self._pings += 1
+                self.post(self.connection.send_ping(self._pings))

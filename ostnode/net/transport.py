@@ -1,0 +1,186 @@
+"""Streams between nodes: the Network seam, and TCP."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeAlias
+
+import structlog
+import trio
+from typing_extensions import override
+
+from ostnode.errors import InvalidArgumentError
+
+Handler: TypeAlias = Callable[[trio.abc.Stream], Awaitable[None]]
+"""Serves one accepted connection; the stream is closed when it returns."""
+
+PORT_MAX: Final = 0xFFFF
+_SEND_LOW_WATER_BYTES: Final = 512 * 1024
+"""TCP_NOTSENT_LOWAT. Trio's 16 KiB wakes the writer 64 times for one chunk of 1 MiB."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class LinkClosedError(Exception):
+    """A peer could not be reached, or its connection ended; trying again may succeed.
+
+    A request in flight may or may not have been carried out.
+    """
+
+
+class Network(Protocol):
+    """Where streams come from: TCP, or memory in tests and the simulator."""
+
+    async def connect(self, address: str) -> trio.abc.Stream:
+        """A stream to whoever serves `address`; raises LinkClosedError."""
+        ...
+
+    async def serve(
+        self,
+        address: str,
+        handler: Handler,
+        *,
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run `handler` for every connection to `address`, until cancelled.
+
+        Starts with the address bound (port 0 asks for any). A handler's failure is logged and
+        ends its own connection. Raises OSError if the address cannot be bound.
+        """
+        ...
+
+
+class TcpNetwork(Network):
+    """Plain TCP, for loopback.
+
+    The peer protocol proves both principals but hides nothing, so any other address is refused
+    unless `plaintext_anywhere` says that something below encrypts. More than `connections_max`
+    at once are closed as they arrive. A peer that acknowledges nothing for `user_timeout_ms` is
+    gone (TCP_USER_TIMEOUT), even if it keeps its socket open without reading.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections_max: int = 256,
+        user_timeout_ms: int = 30_000,
+        plaintext_anywhere: bool = False,
+    ) -> None:
+        self._connections_max = connections_max
+        self._user_timeout_ms = user_timeout_ms
+        self._plaintext_anywhere = plaintext_anywhere
+
+    @override
+    async def connect(self, address: str) -> trio.abc.Stream:
+        host, port = self._allowed(address)
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise LinkClosedError(f"cannot connect to {address}: {error}") from error
+        self._tune(stream)
+        return stream
+
+    @override
+    async def serve(
+        self,
+        address: str,
+        handler: Handler,
+        *,
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        host, port = self._allowed(address)
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        open_connections = 0
+
+        async def serve_one(stream: trio.SocketStream) -> None:
+            nonlocal open_connections
+            if open_connections >= self._connections_max:
+                log.warning("connection refused", address=address, limit=self._connections_max)
+                await trio.aclose_forcefully(stream)
+                return
+            open_connections += 1
+            try:
+                self._tune(stream)
+                await guarded(handler, stream)
+            finally:
+                open_connections -= 1
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, serve_one, listeners)
+            task_status.started(_bound_address(listeners[0]))
+
+    def _allowed(self, address: str) -> tuple[str, int]:
+        host, port = split_address(address)
+        if not (self._plaintext_anywhere or _is_loopback(host)):
+            raise InvalidArgumentError(f"plain TCP is for loopback only, not for {address}")
+        return host, port
+
+    def _tune(self, stream: trio.SocketStream) -> None:
+        # TCP_NODELAY is Trio's default.
+        try:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout_ms)
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _SEND_LOW_WATER_BYTES)
+        except OSError:
+            # EINVAL on a socket that its peer has reset already: the first read will tell.
+            log.debug("socket options not set")
+
+
+async def guarded(handler: Handler, stream: trio.abc.Stream) -> None:
+    """Run one connection's handler; whatever it raises stays inside this connection."""
+    try:
+        await handler(stream)
+    except Exception:
+        log.exception("connection handler failed")
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
+    """Receive at least one byte into `buffer`; 0 is the end of the stream.
+
+    From a socket without a copy. Raises LinkClosedError if the stream broke.
+    """
+    try:
+        if isinstance(stream, trio.SocketStream):
+            return await stream.socket.recv_into(buffer)
+        data = await stream.receive_some(len(buffer))
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+        raise LinkClosedError(f"the connection broke: {error}") from error
+    buffer[: len(data)] = data
+    return len(data)
+
+
+async def send_all(stream: trio.abc.Stream, data: bytes | bytearray | memoryview) -> None:
+    """Send all of `data`; raises LinkClosedError if the stream broke."""
+    try:
+        await stream.send_all(data)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise LinkClosedError(f"the connection broke: {error}") from error
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port`; raises InvalidArgumentError."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise InvalidArgumentError(f"not an address of the form host:port: {address!r}")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bound_address(listener: trio.SocketListener) -> str:
+    host, port = listener.socket.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
