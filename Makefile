@@ -12,6 +12,12 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# Another implementation of COSE, which wants an older cbor2: apart from ours, for `make system`.
+$(VENV)-cose/.ready: constraints-cose.txt
+	$(PYTHON) -m venv $(VENV)-cose
+	$(VENV)-cose/bin/pip install --quiet --disable-pip-version-check --require-hashes -r constraints-cose.txt
+	touch $@
+
 demo: $(VENV)/.ready  ## The whole flow on real processes and real files (FILE=path for your own)
 	$(BIN)/ostnode demo $(if $(FILE),--file "$(FILE)")
 
@@ -28,7 +34,7 @@ check: $(VENV)/.ready  ## Linters, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-system: $(VENV)/.ready  ## Real processes, faults, other programs; at most twenty minutes
+system: $(VENV)/.ready $(VENV)-cose/.ready  ## Real processes, faults, other programs; at most twenty minutes
 	$(BIN)/pytest -m system
 
 deep: $(VENV)/.ready  ## The long sweeps
@@ -42,4 +48,4 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-cose .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
