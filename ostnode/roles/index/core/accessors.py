@@ -11,7 +11,7 @@ from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.rows import Burned, DeletionCount
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
-from ostnode.roles.index.core.users import find_user, is_blocked, require_user
+from ostnode.roles.index.core.users import is_blocked, require_user
 from ostnode.wire import messages as m
 
 _DAY_S: Final = 86_400
@@ -68,7 +68,7 @@ def locate_own(
     tables: Tables, chooser: Chooser, caller: Principal, blob_id: BlobId
 ) -> m.BucketAddress:
     """Where the caller's own blob is. Raises NotFoundError."""
-    user = find_user(tables, caller)
+    user = tables.live_user(caller)
     if user is None or is_blocked(tables, caller):
         raise NotFoundError
     if tables.charges.get(user.uid, blob_id) is None:

@@ -81,7 +81,7 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
         bucket = chooser.bucket_for(tables, ask.blob_id)
         grant = replace(grant, latest_end=max(grant.latest_end, end))
         tables.grants.put(grant)
-    user = require_user(tables, ask.caller)
+    user = tables.users.get(user.uid) or user
     return Granted(user, grant, bucket, already_yours=charge is not None)
 
 

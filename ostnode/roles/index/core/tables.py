@@ -78,6 +78,10 @@ class Tables(Protocol):
         """Something was written that buckets should hear of as soon as this is durable."""
         ...
 
+    def live_user(self, principal: Principal) -> User | None:
+        """The registration under this principal that is not deleted."""
+        ...
+
     def next_place(self) -> int:
         """A place behind every unstamped entity's."""
         ...

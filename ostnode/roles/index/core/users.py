@@ -20,11 +20,6 @@ from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import messages as m
 
 
-def find_user(tables: Tables, principal: Principal) -> User | None:
-    """The principal's live registration."""
-    return next(iter(tables.users.where(principal=principal, deleted=False)), None)
-
-
 def require_user(tables: Tables, principal: Principal) -> User:
     """The caller's registration; raises NotAuthorizedError (blocked) or UserUnknownError."""
     if is_blocked(tables, principal):
@@ -57,7 +52,7 @@ def change_principal(tables: Tables, old: Principal, new: Principal) -> None:
     Raises UserUnknownError or UserExistsError.
     """
     user = _known(tables, old)
-    if find_user(tables, new) not in {None, user}:
+    if tables.live_user(new) not in {None, user}:
         raise UserExistsError("the new principal is registered already")
     tables.users.put(replace(user, principal=new, version=user.version + 1))
     feed.announce_user(tables, user.uid, urgent=True)
@@ -78,7 +73,7 @@ def is_blocked(tables: Tables, principal: Principal) -> bool:
 
 
 def _known(tables: Tables, principal: Principal) -> User:
-    user = find_user(tables, principal)
+    user = tables.live_user(principal)
     if user is None:
         raise UserUnknownError("no user is registered under this principal")
     return user
@@ -94,7 +89,7 @@ def _try_change(tables: Tables, change: m.UserChange, new_uid: Callable[[], Uid]
 
 
 def _change(tables: Tables, change: m.UserChange, new_uid: Callable[[], Uid]) -> None:
-    user = find_user(tables, change.principal)
+    user = tables.live_user(change.principal)
     if change.op == "delete":
         if user is not None:
             _delete(tables, user)

@@ -91,16 +91,12 @@ class SqliteDatabase(Database):
 
     def _give_up(self, jobs: Sequence[Job], error: sqlite3.Error) -> None:
         """End a batch that could not be committed; raises unless it surely had no effect."""
-        full = _code(error) == sqlite3.SQLITE_FULL
-        why = (
-            BusyError("the index's disk is full")
-            if full
-            else DatabaseFailedError(f"the index's database failed: {error}")
-        )
+        if _code(error) != sqlite3.SQLITE_FULL:
+            for job in jobs:
+                job.fail(DatabaseFailedError(f"the index's database failed: {error}"))
+            raise DatabaseFailedError(f"the index's database failed: {error}") from error
         for job in jobs:
-            job.fail(why)
-        if not full:
-            raise why from error
+            job.fail(BusyError("the index's disk is full"))
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
