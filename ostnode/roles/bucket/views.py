@@ -33,6 +33,10 @@ class View:
         row = self._rows.get(key)
         return 0 if row is None else t.number_of(row)
 
+    def index(self) -> bytes | None:
+        """The principal of the index whose bucket this log is."""
+        return self._rows.get(t.INDEX)
+
     def grant(self, grant_id: GrantId) -> t.OpenGrant | t.ClosedGrant | None:
         """What became of a grant; None when it was never used here."""
         row = self._rows.get(t.GRANTS + grant_id)
@@ -72,10 +76,11 @@ class View:
         """Whether a chunk has been received."""
         return self._rows.get(t.chunk_key(number, index)) is not None
 
-    def chunk_indexes(self, number: int, limit: int | None = None) -> Iterator[int]:
-        """Indexes of the chunks that an upload has, in order."""
-        for key, _ in islice(self._rows.scan(t.CHUNKS + t.u64(number)), limit):
-            yield int.from_bytes(key[9:], "big")
+    def chunk_indexes(self, number: int, limit: int, after: int = -1) -> list[int]:
+        """Up to `limit` indexes of chunks that an upload has, above `after`, in order."""
+        last = b"" if after < 0 else t.chunk_key(number, after)
+        rows = self._rows.scan(t.CHUNKS + t.u64(number), last)
+        return [int.from_bytes(key[9:], "big") for key, _ in islice(rows, limit)]
 
     def blob(self, blob_id: BlobId) -> t.BlobRow | None:
         """A stored blob."""

@@ -18,15 +18,18 @@ from ostnode.roles.bucket.records import SingleUse
 from ostnode.wire import messages as m
 
 
-def forward(draft: Draft, rules: Rules, ask: Ask, access: Access) -> m.PushResult | OstError:
+def forward(draft: Draft, rules: Rules, ask: Ask, access: Access | None) -> m.PushResult | OstError:
     """Make a blob that the caller can read visible to others, charged to the caller's uid.
 
+    `access` is None when what the caller showed was no good; that is told as late as all else.
     An error that is returned goes with records that must be staged first; one that is raised
     changes nothing.
     """
     answer = admit(draft, rules, ask)
     if answer is not None:
         return answer
+    if access is None:
+        raise NotFoundError
     readable = find_readable(draft, access, ask.now)
     if readable.blob.size != ask.upload.size:
         raise GrantInvalidError("the grant states another size than the blob has")

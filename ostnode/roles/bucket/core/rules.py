@@ -11,13 +11,12 @@ from ostnode.ids import Principal
 class Rules:
     """Caps per user keep what is free of charge (references, empty blobs) from growing for ever.
 
-    `free_bytes_min` of the disk are left alone when room is promised to an upload. An upload that
-    makes no progress for `upload_ttl_s` is abandoned. Other clocks may be `skew_s` behind.
+    `free_bytes_min` of the disk are left alone when room is promised to an upload. Other clocks
+    may be `skew_s` behind.
     """
 
     bucket: Principal
     user_uploads_max: int = 64
     user_references_max: int = 1_000_000
-    upload_ttl_s: int = 24 * 3600
     free_bytes_min: int = 64 << 20
     skew_s: int = 60

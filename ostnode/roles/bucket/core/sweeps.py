@@ -73,7 +73,7 @@ def _remove_some(draft: Draft, references: Iterable[t.ReferenceId]) -> bool:
 
 def _sweep_chunks(draft: Draft, name: bytes) -> bool:
     number = t.number_of(name)
-    indexes = list(draft.chunk_indexes(number, CHUNKS_MAX))
+    indexes = draft.chunk_indexes(number, CHUNKS_MAX)
     if indexes:
         draft.add(ChunksDropped(indexes[-1]), number=number)
     return len(indexes) < CHUNKS_MAX

@@ -14,9 +14,11 @@ from ostnode.errors import (
     BusyError,
     GrantExpiredError,
     HashMismatchError,
+    NotFoundError,
     OstError,
     UploadConflictError,
 )
+from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.admission import Ask, admit, answer_again, learn_user
 from ostnode.roles.bucket.core.chunks import check_chunk, chunk_count
@@ -202,8 +204,20 @@ def _refuse_without_room(
     return BucketFullError()
 
 
-def cancel(draft: Draft, upload: Upload) -> None:
-    """The user gives an open upload up."""
-    grant = draft.grant(upload.grant_id)
-    if isinstance(grant, t.OpenGrant):
-        close_upload(draft, upload, Reason.CANCELLED)
+def find_upload(view: View, caller: Principal, blob_id: BlobId) -> tuple[int, Upload]:
+    """The caller's latest open upload of a blob; raises NotFoundError when there is none."""
+    numbers = [number for uid in view.uids(caller) for number in view.uploads_of(uid, blob_id)]
+    for number in sorted(numbers, reverse=True):
+        upload = view.upload(number)
+        if upload is not None:
+            return number, upload
+    raise NotFoundError
+
+
+def cancel(draft: Draft, caller: Principal, blob_id: BlobId) -> None:
+    """Give up every open upload that the caller has of a blob; none is as good as cancelled."""
+    for uid in draft.uids(caller):
+        for number in list(draft.uploads_of(uid, blob_id)):
+            upload = draft.upload(number)
+            if upload is not None:
+                close_upload(draft, upload, Reason.CANCELLED)

@@ -1,0 +1,118 @@
+"""Finishing uploads whose chunks are all there: the whole hash, then one durable decision."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import trio
+from blake3 import blake3
+
+from ostnode.env import Clock, Worker
+from ostnode.errors import InternalError, OstError, ShuttingDownError
+from ostnode.roles.bucket.core.chunks import chunk_count
+from ostnode.roles.bucket.core.rules import Rules
+from ostnode.roles.bucket.core.uploads import finish, missing
+from ostnode.roles.bucket.desk import Desk
+from ostnode.roles.bucket.hashing import plain, update_hash
+from ostnode.roles.bucket.records import Upload
+from ostnode.store.store import Store
+from ostnode.wire import messages as m
+
+_AT_ONCE: Final = 2
+"""Uploads hashed at the same time; each holds one chunk in memory."""
+_SCANNED: Final = 256
+
+
+class _Job:
+    """A completion under way, and whoever waits for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.outcome: m.PushResult | OstError = ShuttingDownError("the node is stopping")
+
+    async def answer(self) -> m.PushResult:
+        """The outcome; an error is raised afresh for each waiter."""
+        await self.done.wait()
+        if isinstance(self.outcome, OstError):
+            raise type(self.outcome)(self.outcome.message, **self.outcome.details)
+        return self.outcome
+
+
+class Completions:
+    """Completes each upload once, in tasks of the bucket's own: a client that goes away changes
+    nothing, and several "last" chunks wait for the same completion.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        store: Store,
+        rules: Rules,
+        *,
+        clock: Clock,
+        worker: Worker,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._desk, self._store, self._rules = desk, store, rules
+        self._clock, self._worker, self._nursery = clock, worker, nursery
+        self._jobs: dict[int, _Job] = {}
+        self._turns = trio.CapacityLimiter(_AT_ONCE)
+
+    async def finish(self, number: int, upload: Upload) -> m.PushResult:
+        """Complete upload `number`, all of whose chunks are durable; raises what refuses it."""
+        return await self._start(number, upload).answer()
+
+    async def resume(self) -> None:
+        """Start what a crash left between the last chunk and the completion."""
+        after = 0
+        while uploads := self._desk.state.uploads(after, _SCANNED):
+            for number, upload in uploads:
+                if missing(self._desk.state, number, upload) == 0:
+                    self._start(number, upload)
+            after = uploads[-1][0]
+            await trio.lowlevel.checkpoint()
+
+    def _start(self, number: int, upload: Upload) -> _Job:
+        job = self._jobs.get(number)
+        if job is None:
+            job = self._jobs[number] = _Job()
+            self._nursery.start_soon(self._run, job, number, upload)
+        return job
+
+    async def _run(self, job: _Job, number: int, upload: Upload) -> None:
+        try:
+            job.outcome = await self._complete(number, upload)
+        except OstError as error:
+            job.outcome = error
+        except Exception:
+            job.outcome = InternalError()
+            raise
+        finally:
+            del self._jobs[number]
+            job.done.set()
+
+    async def _complete(self, number: int, upload: Upload) -> m.PushResult:
+        async with self._turns:
+            verified = await self._verify(number, upload)
+        decision = partial(
+            finish,
+            rules=self._rules,
+            upload=upload,
+            number=number,
+            now=self._clock.now(),
+            verified=verified,
+        )
+        return await self._desk.decide(decision)
+
+    async def _verify(self, number: int, upload: Upload) -> bool:
+        """Whether the chunks are the blob. An upload that has ended meanwhile is not: it is gone,
+        and the decision that follows says so.
+        """
+        hasher = blake3(max_threads=blake3.AUTO)
+        for index in range(chunk_count(upload)):
+            row = self._desk.state.chunk(number, index)
+            if row is None:
+                return False
+            await update_hash(hasher, plain(await self._store.read(row.extent)), self._worker)
+        return hasher.digest() == upload.blob_id

@@ -1,0 +1,110 @@
+"""Opening a bucket: store, service and tasks, in order and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from ostnode.env import Clock, Rng, Worker
+from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.completions import Completions
+from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.desk import Desk
+from ostnode.roles.bucket.options import BucketOptions
+from ostnode.roles.bucket.records import BULK_KINDS, Init
+from ostnode.roles.bucket.reducer import reduce_record
+from ostnode.roles.bucket.service import BucketService
+from ostnode.roles.bucket.statements import Statements
+from ostnode.roles.bucket.tasks import IndexSync, Sweeper
+from ostnode.store.disk import Disk
+from ostnode.store.errors import StoreOwnerError
+from ostnode.store.keyspace import KeyIndex
+from ostnode.store.store import Store, open_store
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Bucket:
+    """An open bucket: its calls, and its side of the talk with the index.
+
+    `sweeper` and `sync` may be driven step by step instead of run.
+    """
+
+    def __init__(
+        self, store: Store, desk: Desk, service: BucketService, sweeper: Sweeper, sync: IndexSync
+    ) -> None:
+        self.store, self.desk, self.service = store, desk, service
+        self.sweeper, self.sync = sweeper, sync
+
+
+@asynccontextmanager
+async def open_bucket(
+    options: BucketOptions,
+    *,
+    disk: Disk,
+    clock: Clock,
+    rng: Rng,
+    worker: Worker,
+    index: KeyIndex | None = None,
+    sweeping: bool = True,
+) -> AsyncIterator[Bucket]:
+    """A bucket that serves until the block ends; `bucket.sync.run` is the caller's to start.
+
+    Completions that a crash interrupted are taken up again. With `sweeping` off nothing is swept
+    but by `bucket.sweeper`. Raises what `open_store` raises, and StoreOwnerError when the
+    directory belongs to a bucket of another index.
+    """
+    async with open_store(
+        disk,
+        options.store,
+        reduce_record,
+        bulk_kinds=BULK_KINDS,
+        owner=options.principal,
+        worker=worker,
+        clock=clock,
+        rng=rng,
+        index=index,
+    ) as store:
+        for problem in store.problems:
+            log.error("damage found in the log", problem=str(problem))
+        desk = Desk(store)
+        incarnation = await _initialise(desk, options, clock)
+        async with trio.open_nursery() as nursery:
+            completions = Completions(
+                desk, store, options.rules, clock=clock, worker=worker, nursery=nursery
+            )
+            service = BucketService(
+                options,
+                desk,
+                store,
+                Statements(options, incarnation),
+                completions,
+                clock=clock,
+                worker=worker,
+            )
+            sweeper = Sweeper(desk, options, service.last_progress, clock)
+            await completions.resume()
+            if sweeping:
+                nursery.start_soon(sweeper.run)
+            yield Bucket(
+                store, desk, service, sweeper, IndexSync(desk, store, options, incarnation)
+            )
+            nursery.cancel_scope.cancel()
+
+
+async def _initialise(desk: Desk, options: BucketOptions, clock: Clock) -> int:
+    """The bucket's incarnation; a new log begins with it, in microseconds since 1970."""
+
+    def begin(draft: Draft) -> int:
+        incarnation = draft.number(t.INCARNATION)
+        if incarnation and draft.index() != options.index:
+            raise StoreOwnerError("the data directory belongs to a bucket of another index")
+        if not incarnation:
+            incarnation = int(clock.now() * 1_000_000)
+            draft.add(Init(incarnation, options.index))
+        return incarnation
+
+    return await desk.decide(begin)

@@ -1,0 +1,44 @@
+"""How a bucket is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ostnode.identity.tokens import TokenLimits
+from ostnode.ids import ClusterId, Principal
+from ostnode.roles.bucket.core.rules import Rules
+from ostnode.store.store import StoreOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketOptions:
+    """Times are seconds.
+
+    The floor follows the index's clock at most every `floor_interval_s`; the index hears of the
+    disk's space at least every `space_interval_s`; sweeps start when there is cause, and every
+    `sweep_interval_s`.
+    """
+
+    principal: Principal
+    index: Principal
+    cluster_id: ClusterId
+    user_uploads_max: int = 64
+    user_references_max: int = 1_000_000
+    upload_ttl_s: int = 24 * 3600
+    free_bytes_min: int = 64 << 20
+    floor_interval_s: float = 60.0
+    space_interval_s: float = 10.0
+    sweep_interval_s: float = 1.0
+    tokens: TokenLimits = field(default_factory=TokenLimits)
+    store: StoreOptions = field(default_factory=StoreOptions)
+
+    @property
+    def rules(self) -> Rules:
+        """What decisions go by."""
+        return Rules(
+            bucket=self.principal,
+            user_uploads_max=self.user_uploads_max,
+            user_references_max=self.user_references_max,
+            free_bytes_min=self.free_bytes_min,
+            skew_s=self.tokens.skew_s,
+        )

@@ -1,0 +1,227 @@
+"""The bucket's calls: each verifies what it was shown, decides on the staged state, and answers
+when that is durable.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+import trio
+from typing_extensions import override
+
+from ostnode.env import Clock, Worker
+from ostnode.errors import NotFoundError, OstError, UnknownCallError
+from ostnode.ids import BlobId, Principal
+from ostnode.roles.bucket.completions import Completions
+from ostnode.roles.bucket.core.admission import Ask, ask_for
+from ostnode.roles.bucket.core.chunks import chunk_count
+from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.core.reading import Access
+from ostnode.roles.bucket.core.references import forward, remove
+from ostnode.roles.bucket.core.uploads import (
+    Pushed,
+    Received,
+    accept,
+    accept_whole,
+    cancel,
+    comparable,
+    find_upload,
+)
+from ostnode.roles.bucket.desk import METADATA_BYTES, Desk
+from ostnode.roles.bucket.hashing import hash_of
+from ostnode.roles.bucket.options import BucketOptions
+from ostnode.roles.bucket.reader import BlobReader
+from ostnode.roles.bucket.statements import Statements
+from ostnode.store.store import Store
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Buffer, Caller, Reply, Service
+from ostnode.wire.fields import Request
+
+_DIGEST_BYTES: Final = 16
+"""How much of a hash the store keeps of each payload."""
+_COUNTED_MAX: Final = 10_000
+"""Own references counted for blob_info."""
+_INDEXES_MAX: Final = 1024
+"""Chunks looked up before others get their turn."""
+
+
+class BucketService(Service):
+    """The bucket's half of the call registry; see `ostnode.wire.messages` for every call.
+
+    The body of a push is kept until it is on disk, also when the caller is cancelled before: it
+    must not be written to again.
+    """
+
+    def __init__(
+        self,
+        options: BucketOptions,
+        desk: Desk,
+        store: Store,
+        statements: Statements,
+        completions: Completions,
+        *,
+        clock: Clock,
+        worker: Worker,
+    ) -> None:
+        self._rules = options.rules
+        self._desk, self._store, self._statements = desk, store, statements
+        self._completions, self._clock, self._worker = completions, clock, worker
+        self.last_progress: dict[int, float] = {}
+
+    def is_blocked(self, principal: Principal) -> bool:
+        """Whether the principal may get no session."""
+        return self._desk.durable.blocked(principal)
+
+    @override
+    async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
+        principal = caller.proven
+        match request:
+            case m.PushChunk():
+                return Reply(await self._push(principal, request, body))
+            case m.UploadStatus():
+                return Reply(await self._upload_status(principal, request.blob_id))
+            case m.CancelUpload():
+                await self._desk.decide(lambda draft: cancel(draft, principal, request.blob_id))
+                return Reply(m.Ok())
+            case m.AddReference():
+                return Reply(await self._forward(principal, request))
+            case m.RemoveReferences():
+                return Reply(await self._remove(principal, request))
+            case m.BlobInfoRequest():
+                return Reply(await self._info(caller, request))
+            case m.ReadBlob():
+                return await self._read(caller, request)
+            case _:
+                raise UnknownCallError("a bucket has no such call")
+
+    async def open_blob(
+        self, caller: Caller, accessor: Principal, blob_id: BlobId, token: bytes
+    ) -> BlobReader:
+        """A reader of a blob that the caller may read; every refusal is the same NotFoundError."""
+        await trio.lowlevel.checkpoint()
+        if caller.principal is None:
+            raise NotFoundError
+        access = self._access(caller.principal, accessor, blob_id, token)
+        return BlobReader(self._store, self._clock, access)
+
+    def _access(
+        self, caller: Principal, accessor: Principal, blob_id: BlobId, token: bytes
+    ) -> Access:
+        """What the caller shows, with the token verified; raises NotFoundError."""
+        try:
+            opened = self._statements.access(token, accessor, self._clock.now())
+        except OstError:
+            raise NotFoundError from None
+        return Access(caller, accessor, blob_id, opened)
+
+    async def _push(self, caller: Principal, request: m.PushChunk, body: Buffer) -> m.PushResult:
+        now = self._clock.now()
+        ask = ask_for(caller, self._statements.grant(request.grant, now), request, now)
+        if chunk_count(ask.upload) == 1:
+            return await self._push_whole(ask, request.chunk_index, body)
+        pushed = await self._compared(ask, request.chunk_index, body)
+        free = self._store.space().free
+        answer: Received | m.PushResult = await self._desk.decide(
+            lambda draft: accept(draft, self._rules, ask, pushed, free), METADATA_BYTES + len(body)
+        )
+        if isinstance(answer, m.PushResult):
+            return answer
+        return await self._received(answer, ask)
+
+    async def _push_whole(self, ask: Ask, index: int, body: Buffer) -> m.PushResult:
+        """Bytes of the wrong length are not worth hashing; the decision refuses them."""
+        upload = ask.upload
+        verified = len(body) == upload.size and (
+            await hash_of(body, self._worker) == upload.blob_id
+        )
+        pushed = Pushed(index, body, verified=verified)
+        free = self._store.space().free
+        return await self._desk.decide(
+            lambda draft: accept_whole(draft, self._rules, ask, pushed, free),
+            METADATA_BYTES + len(body),
+        )
+
+    async def _compared(self, ask: Ask, index: int, body: Buffer) -> Pushed:
+        """The chunk, with its digest when there is a stored one to compare it with."""
+        row = comparable(self._desk.state, ask.upload, index)
+        if row is None or row.extent.length != len(body):
+            return Pushed(index, body)
+        digest = await hash_of(body, self._worker)
+        return Pushed(index, body, digest=digest[:_DIGEST_BYTES])
+
+    async def _received(self, received: Received, ask: Ask) -> m.PushResult:
+        if received.missing:
+            self.last_progress[received.number] = trio.current_time()
+            return m.PushResult(received.missing)
+        return await self._completions.finish(received.number, ask.upload)
+
+    async def _upload_status(self, caller: Principal, blob_id: BlobId) -> m.UploadInfo:
+        """Only what is durable counts as received."""
+        view = self._desk.durable
+        number, upload = find_upload(view, caller, blob_id)
+        received = bytearray(-(-chunk_count(upload) // 8))
+        after = -1
+        while indexes := view.chunk_indexes(number, _INDEXES_MAX, after):
+            for index in indexes:
+                received[index // 8] |= 1 << index % 8
+            after = indexes[-1]
+            await trio.lowlevel.checkpoint()
+        find_upload(view, caller, blob_id)
+        return m.UploadInfo(
+            grant_id=upload.grant_id,
+            size=upload.size,
+            chunk_bytes=upload.chunk_bytes,
+            received=bytes(received),
+            expires_at=view.progress(number).end,
+        )
+
+    async def _forward(self, caller: Principal, request: m.AddReference) -> m.PushResult:
+        now = self._clock.now()
+        ask = ask_for(caller, self._statements.grant(request.grant, now), request, now)
+        try:
+            access = self._access(caller, request.source, ask.upload.blob_id, request.token)
+        except NotFoundError:
+            access = None
+        return await self._desk.decide(lambda draft: forward(draft, self._rules, ask, access))
+
+    async def _remove(self, caller: Principal, request: m.RemoveReferences) -> m.BatchResult:
+        """Each item sees what those before it did; all that succeed become durable together."""
+        return await self._desk.decide(
+            lambda draft: m.BatchResult(
+                tuple(self._remove_one(draft, caller, key) for key in request.references)
+            )
+        )
+
+    def _remove_one(self, draft: Draft, caller: Principal, key: m.ReferenceKey) -> m.ItemResult:
+        now = self._clock.now()
+        try:
+            token = self._statements.access(key.token, key.accessor, now)
+            remove(draft, self._rules, key, caller, token, now)
+        except OstError as error:
+            return m.ItemResult(error.code, error.message)
+        return m.ItemResult()
+
+    async def _info(self, caller: Caller, request: m.BlobInfoRequest) -> m.BlobInfo:
+        reader = await self.open_blob(caller, request.accessor, request.blob_id, request.token)
+        return self._describe(caller.proven, reader)
+
+    async def _read(self, caller: Caller, request: m.ReadBlob) -> Reply:
+        reader = await self.open_blob(caller, request.accessor, request.blob_id, request.token)
+        data = await reader.read(request.offset, request.length)
+        return Reply(self._describe(caller.proven, reader), data)
+
+    def _describe(self, caller: Principal, reader: BlobReader) -> m.BlobInfo:
+        view, now = self._desk.durable, self._clock.now()
+        own = (
+            name for uid in view.uids(caller) for name in view.references_of(uid, reader.blob_id)
+        )
+        return m.BlobInfo(
+            size=reader.size,
+            content_type=reader.content_type,
+            filename=reader.filename,
+            created_at=reader.created_at,
+            own_references=sum(
+                view.stands(name, now) is not None for name in islice(own, _COUNTED_MAX)
+            ),
+        )
