@@ -14,6 +14,7 @@ from ostnode.ids import Principal
 from ostnode.roles.index.core.buckets import enlist
 from ostnode.roles.index.core.rows import THE_INDEX, Meta
 from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.core.users import blocked_principals
 from ostnode.roles.index.database.engine import DatabaseUnusableError
 from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.database.schema import SCHEMA_VERSION
@@ -44,8 +45,11 @@ async def open_index(
             meta = await repository.transact(
                 lambda tables: found(tables, options, key.principal, now_us)
             )
+            blocked = await repository.transact(blocked_principals)
             await nursery.start(heartbeat.run, repository)
-            yield IndexService(options, key, meta, repository, heartbeat, clock=clock, rng=rng)
+            yield IndexService(
+                options, key, meta, blocked, repository, heartbeat, clock=clock, rng=rng
+            )
             nursery.cancel_scope.cancel()
     finally:
         with trio.move_on_after(CLOSE_DEADLINE_S, shield=True):

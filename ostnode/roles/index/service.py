@@ -46,6 +46,7 @@ class IndexService(Service):
         options: IndexOptions,
         key: KeyPair,
         meta: Meta,
+        blocked: set[Principal],
         repository: Repository,
         heartbeat: Heartbeat,
         *,
@@ -60,12 +61,13 @@ class IndexService(Service):
         self._heartbeat = heartbeat
         self._clock = clock
         self._rng = rng
+        self._blocked = blocked
         self._chooser = Chooser()
         self._feed_acked: dict[Principal, int] = {}
 
-    async def is_blocked(self, principal: Principal) -> bool:
-        """Whether the principal may get no session."""
-        return await self._transact(partial(users.is_blocked, principal=principal))
+    def is_blocked(self, principal: Principal) -> bool:
+        """Whether the principal may get no session; asked for every request, so from memory."""
+        return principal in self._blocked
 
     @override
     async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
@@ -115,17 +117,23 @@ class IndexService(Service):
                     lambda tables: users.change_principal(tables, request.old, request.new)
                 )
             case m.BlockPrincipal():
-                await self._transact(
-                    lambda tables: users.set_blocked(
-                        tables, request.principal, blocked=request.blocked
-                    )
-                )
+                await self._block(request)
             case m.ClusterStatus():
                 acked = dict(self._feed_acked)
                 return await self._transact(partial(cluster_info, feed_acked=acked))
             case _:
                 raise UnknownCallError("this is an index: it has no such call")
         return m.Ok()
+
+    async def _block(self, request: m.BlockPrincipal) -> None:
+        # Blocked before and unblocked after: a call that is cut may have had its effect.
+        if request.blocked:
+            self._blocked.add(request.principal)
+        await self._transact(
+            lambda tables: users.set_blocked(tables, request.principal, blocked=request.blocked)
+        )
+        if not request.blocked:
+            self._blocked.discard(request.principal)
 
     async def _user(self, caller: Caller, request: m.GetUser) -> m.UserInfo:
         principal = request.principal or caller.proven

@@ -163,10 +163,10 @@ async def test_blocking_is_told_and_taken_back() -> None:
         stranger = index.bob.proven
         for blocked in (True, True, False, True):
             await index.ask(index.app, m.BlockPrincipal(stranger, blocked))
-            assert await index.service.is_blocked(stranger) is blocked
+            assert index.service.is_blocked(stranger) is blocked
         events = await index.bucket.feed()
         assert e.PrincipalBlocked(stranger, blocked=True, version=3) in events
-        assert not await index.service.is_blocked(index.alice.proven)
+        assert not index.service.is_blocked(index.alice.proven)
 
 
 async def test_a_bucket_call_and_a_nobody_are_turned_away() -> None:

@@ -127,3 +127,8 @@ def _unused(tables: Tables, new_uid: Callable[[], Uid]) -> Uid:
     while tables.users.get(uid) is not None:
         uid = new_uid()
     return uid
+
+
+def blocked_principals(tables: Tables) -> set[Principal]:
+    """Everybody who may get no session and make no read."""
+    return {row.principal for row in tables.blocked.where() if row.blocked}
