@@ -231,7 +231,9 @@ class IndexService(Service):
         while True:
             news = self._heartbeat.news
             late = trio.current_time() >= deadline
-            batch = await self._transact(lambda tables: read_feed(tables, request, self._now()))
+            batch = await self._transact(
+                lambda tables: read_feed(tables, bucket, request, self._now())
+            )
             self._feed_acked[bucket] = request.seq
             if batch.events or late:
                 return batch

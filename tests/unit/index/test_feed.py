@@ -96,6 +96,17 @@ async def test_b32_a_bucket_that_starts_from_nothing_is_told_everything_that_sta
         assert not any(isinstance(event, e.GrantRevoked) for event in later)
 
 
+async def test_a_revocation_goes_to_the_grants_bucket_alone(autojump_clock) -> None:
+    async with an_index(buckets=2) as index:
+        held = await index.allocate(index.alice, blob(1), 5)
+        await index.ask(index.alice, m.ReleaseGrant(held.grant_id))
+        for bucket in index.buckets:
+            mine = bucket.key.principal == held.bucket.principal
+            events = await bucket.feed()
+            assert any(isinstance(event, e.GrantRevoked) for event in events) is mine
+            assert bucket.cursor[1] == (await index.status()).feed_seq
+
+
 async def test_a_revocation_answered_before_it_was_stamped_is_never_sent(autojump_clock) -> None:
     async with an_index() as index:
         held = await index.allocate(index.alice, blob(1), 5)

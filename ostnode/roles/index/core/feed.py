@@ -70,14 +70,14 @@ def stamp(tables: Tables, *, urgent_only: bool) -> int:
     seq = meta.feed_seq
     for mark in marks:
         seq += 1
-        event = encode_event(_event_of(tables, mark.entity))
-        tables.feed.put(FeedRow(mark.entity, seq, event))
+        event, bucket = _event_of(tables, mark.entity)
+        tables.feed.put(FeedRow(mark.entity, seq, bucket, encode_event(event)))
         tables.unstamped.drop(mark.entity)
     tables.meta.put(replace(meta, feed_seq=seq))
     return len(marks)
 
 
-def read_feed(tables: Tables, request: m.Feed, now: int) -> m.FeedBatch:
+def read_feed(tables: Tables, bucket: Principal, request: m.Feed, now: int) -> m.FeedBatch:
     """The events behind a bucket's cursor.
 
     Raises InvalidArgumentError with detail `resync` for a cursor of another index incarnation,
@@ -89,7 +89,7 @@ def read_feed(tables: Tables, request: m.Feed, now: int) -> m.FeedBatch:
         raise InvalidArgumentError("the feed cursor is of another index incarnation", resync=True)
     if request.seq > meta.feed_seq:
         raise InvalidArgumentError("the feed cursor is ahead of the feed", resync=True)
-    rows = tables.feed_after(request.seq, BATCH_ITEMS_MAX)
+    rows = tables.feed_after(request.seq, bucket, BATCH_ITEMS_MAX)
     events = fitting(row.event for row in rows)
     cut = len(events) < len(rows) or len(rows) == BATCH_ITEMS_MAX
     next_seq = rows[len(events) - 1].seq if cut else meta.feed_seq
@@ -104,16 +104,20 @@ def index_meta(tables: Tables) -> Meta:
     return meta
 
 
-def _event_of(tables: Tables, entity: bytes) -> e.FeedEvent:
-    """The entity's event as of now. A mark never outlives its row, so the row is there."""
+def _event_of(tables: Tables, entity: bytes) -> tuple[e.FeedEvent, bytes]:
+    """The entity's event as of now, and the one bucket it is for (empty: all of them).
+
+    A mark never outlives its row, so the row is there.
+    """
     tag, key = entity[:1], entity[1:]
     if tag == _USER and (user := tables.users.get(key)):
         left = max(0, user.byte_limit - user.used - user.reserved)
-        return e.UserChanged(user.uid, user.principal, user.version, left, user.deleted)
+        return e.UserChanged(user.uid, user.principal, user.version, left, user.deleted), b""
     if tag == _ACCESSOR:
-        return e.AccessorDeleted(Principal(key))
+        return e.AccessorDeleted(Principal(key)), b""
     if tag == _BLOCKED and (block := tables.blocked.get(key)):
-        return e.PrincipalBlocked(block.principal, block.blocked, block.version)
+        return e.PrincipalBlocked(block.principal, block.blocked, block.version), b""
     if tag == _GRANT and (grant := tables.grants.get(key)):
-        return e.GrantRevoked(grant.grant_id, grant.uid, grant.blob_id, grant.latest_end)
+        revoked = e.GrantRevoked(grant.grant_id, grant.uid, grant.blob_id, grant.latest_end)
+        return revoked, grant.bucket
     raise InternalError(f"the feed names an entity that is not there: {entity.hex()}")

@@ -169,10 +169,14 @@ class DeletionCount:
 
 @dataclass(frozen=True, slots=True)
 class FeedRow:
-    """An entity's event as buckets read it, stamped with its place in the feed."""
+    """An entity's event as buckets read it, stamped with its place in the feed.
+
+    `bucket` is the only one that reads it, empty when all do.
+    """
 
     entity: bytes
     seq: int
+    bucket: bytes
     event: bytes
 
 

@@ -90,8 +90,8 @@ class Tables(Protocol):
         """The first unstamped entities, by place."""
         ...
 
-    def feed_after(self, seq: int, limit: int) -> Sequence[FeedRow]:
-        """Feed rows behind `seq`, in order."""
+    def feed_after(self, seq: int, bucket: Principal, limit: int) -> Sequence[FeedRow]:
+        """Feed rows behind `seq` that the bucket reads, in order."""
         ...
 
     def grants_ended(self, bucket: Principal, floor: int) -> Sequence[OpenGrant]:

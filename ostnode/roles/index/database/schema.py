@@ -106,6 +106,7 @@ STATEMENTS: Final = (
     """CREATE TABLE IF NOT EXISTS feed (
         entity BYTEA PRIMARY KEY,
         seq BIGINT NOT NULL UNIQUE,
+        bucket BYTEA NOT NULL,
         event BYTEA NOT NULL
     )""",
     """CREATE TABLE IF NOT EXISTS feed_unstamped (

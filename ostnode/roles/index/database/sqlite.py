@@ -85,12 +85,15 @@ class SqliteDatabase(Database):
             with self._tables.alone():
                 job.run(self._tables)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and _code(error) not in _OF_ONE_STATEMENT:
+            # Without a transaction the next job's writes would each commit on their own.
+            lost = not self._connection.in_transaction
+            if isinstance(error, sqlite3.Error) and (lost or _code(error) not in _OF_ONE_STATEMENT):
                 raise
             job.fail(error)
 
     def _give_up(self, jobs: Sequence[Job], error: sqlite3.Error) -> None:
         """End a batch that could not be committed; raises unless it surely had no effect."""
+        error = _first(error)
         if _code(error) != sqlite3.SQLITE_FULL:
             for job in jobs:
                 job.fail(DatabaseFailedError(f"the index's database failed: {error}"))
@@ -99,6 +102,13 @@ class SqliteDatabase(Database):
             job.fail(BusyError("the index's disk is full"))
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def _first(error: sqlite3.Error) -> sqlite3.Error:
+    """The failure that led to this one: a lost transaction fails its savepoints too."""
+    while isinstance(error.__context__, sqlite3.Error):
+        error = error.__context__
+    return error
 
 
 def _code(error: sqlite3.Error) -> int:

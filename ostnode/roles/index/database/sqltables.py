@@ -87,8 +87,10 @@ class SqlTables(Tables):
         )
 
     @override
-    def feed_after(self, seq: int, limit: int) -> Sequence[rows.FeedRow]:
-        return self._feed.select("seq > ? ORDER BY seq LIMIT ?", seq, limit)
+    def feed_after(self, seq: int, bucket: Principal, limit: int) -> Sequence[rows.FeedRow]:
+        return self._feed.select(
+            "seq > ? AND bucket IN (?, ?) ORDER BY seq LIMIT ?", seq, b"", bucket, limit
+        )
 
     @override
     def grants_ended(self, bucket: Principal, floor: int) -> Sequence[rows.OpenGrant]:
