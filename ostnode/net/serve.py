@@ -69,7 +69,8 @@ async def serve_link(
     with trio.move_on_after(limits.handshake_s):
         peer = await _welcome(session)
     if peer is not None:
-        await _Server(session, peer, services, kinds_of, limits).run(stopping or trio.Event())
+        stopping = trio.Event() if stopping is None else stopping  # events have no truth value
+        await _Server(session, peer, services, kinds_of, limits).run(stopping)
 
 
 async def _welcome(session: Session) -> Principal | None:
