@@ -10,6 +10,7 @@ from typing import Final
 from ostnode.config import ConfigError
 from ostnode.errors import DetailValue, OstError
 from ostnode.keyfiles import KeyFileError
+from ostnode.node.errors import NodeFailedError, StartError
 
 
 class ExitCode(IntEnum):
@@ -100,6 +101,10 @@ def failure_of(error: BaseException) -> Failure | None:
             return Failure(code, refusal.code, _with_details(refusal), hint, refusal.details)
         case CommandError() as own:
             return Failure(own.exit_code, "failed", str(own), own.hint)
+        case StartError() as start:
+            return Failure(ExitCode.FAILED, "start", str(start), start.hint)
+        case NodeFailedError() as node:
+            return Failure(ExitCode.FAILED, "node", str(node))
         case ConfigError() as config:
             return Failure(ExitCode.USAGE, "config", str(config))
         case KeyFileError() as key:

@@ -1,14 +1,23 @@
-"""Where single-node dev mode keeps its files."""
+"""A new cluster's files: keys, one data directory for each role, and configs that name them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from ostnode.env import Rng
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import ClusterId, PrincipalKind
+from ostnode.keyfiles import create_key_file
+
+INDEX_NAME: Final = "index"
 
 
 @dataclass(frozen=True, slots=True)
 class DevLayout:
-    """The files under one directory, `./ost-data` unless told otherwise."""
+    """The files of dev mode under one directory, `./ost-data` unless told otherwise."""
 
     root: Path
 
@@ -19,14 +28,87 @@ class DevLayout:
 
     @property
     def key_file(self) -> Path:
-        """The developer's key: the app's, and a registered user's."""
+        """The developer's key: the app's, an operator's, and a registered user's."""
         return self.root / "dev.key"
 
-    @property
-    def index_key_file(self) -> Path:
-        """The index's key."""
-        return self.root / "index.key"
 
-    def bucket_key_file(self, number: int) -> Path:
-        """The key of a bucket; they count from 1."""
-        return self.root / f"bucket-{number}.key"
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The addresses of one role, `host:port` each."""
+
+    http: str
+    peer: str
+    admin: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRole:
+    """A role of a new cluster: the name of its files, its key and its addresses."""
+
+    name: str
+    key: KeyPair
+    listeners: Listeners
+
+    @classmethod
+    def create(cls, root: Path, name: str, listeners: Listeners, rng: Rng) -> NewRole:
+        """Make `NAME.key` under `root`; raises KeyFileError."""
+        return cls(name, KeyPair.from_seed(create_key_file(root / f"{name}.key", rng)), listeners)
+
+
+@dataclass(frozen=True, slots=True)
+class NewCluster:
+    """Writes configs. Relative paths in them start at the directory they are written to."""
+
+    cluster_id: ClusterId
+    app: KeyPair
+    index: NewRole
+    buckets: Sequence[NewRole]
+
+    def top(self, *, log_format: str = "console", shutdown_deadline: str = "5s") -> str:
+        """What every config of the cluster begins with."""
+        return f"""\
+cluster_id = "{self.cluster_id}"
+
+[log]
+format = "{log_format}"
+level = "info"
+
+[node]
+shutdown_deadline = "{shutdown_deadline}"
+"""
+
+    def index_table(self) -> str:
+        """[index]. The app's key is an operator's too."""
+        buckets = ", ".join(f'"{_bucket(role)}"' for role in self.buckets)
+        return f"""
+[index]
+{_common(self.index)}
+apps = ["{self.app.principal.text(PrincipalKind.APP)}"]
+operators = ["{self.app.principal.text(PrincipalKind.OPERATOR)}"]
+buckets = [{buckets}]
+push_interval = "100ms"
+"""
+
+    def bucket_table(self, role: NewRole) -> str:
+        """[[bucket]]."""
+        return f"""
+[[bucket]]
+{_common(role)}
+index = "{self.index.key.principal.text(PrincipalKind.INDEX)}"
+index_peer = "{self.index.listeners.peer}"
+segment_bytes = "64MiB"
+"""
+
+
+def _common(role: NewRole) -> str:
+    return "\n".join([
+        f'key_file = "{role.name}.key"',
+        f'data_dir = "{role.name}"',
+        f'http = "{role.listeners.http}"',
+        f'peer = "{role.listeners.peer}"',
+        f'admin = "{role.listeners.admin}"',
+    ])
+
+
+def _bucket(role: NewRole) -> str:
+    return role.key.principal.text(PrincipalKind.BUCKET)

@@ -1,0 +1,1 @@
+"""`ostnode demo`: every flow on real processes and real files."""

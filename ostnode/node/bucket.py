@@ -1,0 +1,154 @@
+"""A bucket role, put together from its config, and its link to the index."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import trio
+
+from ostnode.config import BucketConfig, Config
+from ostnode.identity.keys import KeyPair, verify
+from ostnode.ids import PrincipalKind
+from ostnode.net.dial import dial_forever
+from ostnode.net.link import Link, open_link
+from ostnode.node.errors import StartError
+from ostnode.node.listeners import bind_early
+from ostnode.node.role import Role, kinds_from, load_key, token_limits
+from ostnode.node.seams import Seams
+from ostnode.roles.bucket.opening import Bucket, open_bucket
+from ostnode.roles.bucket.options import BucketOptions
+from ostnode.store.errors import StoreLockedError, StoreOwnerError
+from ostnode.store.store import StoreOptions
+from ostnode.web.bucket_app import make_bucket_app
+from ostnode.web.sessions import Sessions
+from ostnode.wire.calls import Kind
+
+THREADS: Final = 4
+"""For syncs (one at a time), hashes and cold reads of one bucket."""
+
+
+@asynccontextmanager
+async def open_bucket_role(
+    name: str, config: Config, bucket: BucketConfig, seams: Seams
+) -> AsyncIterator[Role]:
+    """A bucket on its log, with its background work and a link to the index that is redialled.
+
+    Raises StartError or KeyFileError.
+    """
+    key = load_key(bucket)
+    http, url = bucket.http, bucket.public_url
+    if not url:
+        http, bound = bind_early(f"{name}.http", bucket.http)
+        url = f"http://{bound}"
+    options = _options(config, bucket, key)
+    try:
+        async with open_bucket(
+            options,
+            disk=seams.make_disk(bucket.data_dir),
+            clock=seams.clock,
+            rng=seams.rng,
+            worker=seams.make_worker(THREADS),
+        ) as opened:
+            talk = _IndexTalk(opened, bucket, key, url, seams)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(talk.run)
+                yield _role(name, config, bucket, key, http, opened, talk, seams)
+                nursery.cancel_scope.cancel()
+    except (StoreLockedError, StoreOwnerError) as error:
+        raise StartError(str(error), f"see {name}.data_dir and {name}.key_file") from error
+
+
+class _IndexTalk:
+    """The bucket's one link to its index, kept for as long as the bucket is open."""
+
+    def __init__(
+        self, opened: Bucket, bucket: BucketConfig, key: KeyPair, url: str, seams: Seams
+    ) -> None:
+        self._opened = opened
+        self._bucket = bucket
+        self._key = key
+        self._url = url
+        self._seams = seams
+        self._linked = False
+
+    async def run(self) -> None:
+        """Dial, talk, and dial again."""
+        await dial_forever(self._dial, self._use, rng=self._seams.rng)
+
+    def checks(self) -> Mapping[str, str]:
+        """For /readyz."""
+        return {"index": "" if self._linked else "the index is not reachable"}
+
+    def _dial(self) -> AbstractAsyncContextManager[Link]:
+        return open_link(
+            self._seams.network,
+            self._bucket.index_peer,
+            signer=self._key,
+            verify=verify,
+            expect=self._bucket.index,
+            rng=self._seams.rng,
+        )
+
+    async def _use(self, link: Link) -> None:
+        self._linked = True
+        try:
+            await self._opened.sync.run(link, self._url)
+        finally:
+            self._linked = False
+
+
+def _role(
+    name: str,
+    config: Config,
+    bucket: BucketConfig,
+    key: KeyPair,
+    http: str,
+    opened: Bucket,
+    talk: _IndexTalk,
+    seams: Seams,
+) -> Role:
+    kinds_of = kinds_from({
+        Kind.APP: bucket.apps,
+        Kind.OPERATOR: bucket.operators,
+        Kind.INDEX: (bucket.index,),
+    })
+    service = opened.service
+    sessions = Sessions(
+        key,
+        clock=seams.clock,
+        limits=token_limits(config.tokens),
+        kinds_of=kinds_of,
+        is_blocked=service.is_blocked,
+    )
+    return Role(
+        name=name,
+        config=bucket,
+        key=key,
+        kind=Kind.BUCKET,
+        printed_as=PrincipalKind.BUCKET,
+        service=service,
+        app=make_bucket_app(service, service, sessions, config.http),
+        http=http,
+        kinds_of=kinds_of,
+        checks=talk.checks,
+    )
+
+
+def _options(config: Config, bucket: BucketConfig, key: KeyPair) -> BucketOptions:
+    return BucketOptions(
+        principal=key.principal,
+        index=bucket.index,
+        cluster_id=config.cluster_id,
+        user_uploads_max=bucket.user_uploads_max,
+        user_references_max=bucket.user_references_max,
+        upload_ttl_s=bucket.upload_ttl,
+        floor_interval_s=bucket.floor_interval,
+        tokens=token_limits(config.tokens),
+        store=StoreOptions(
+            segment_bytes=bucket.segment_bytes,
+            batch_bytes_max=bucket.batch_bytes_max,
+            verify_reads=bucket.verify_reads,
+        ),
+    )

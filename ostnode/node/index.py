@@ -1,0 +1,74 @@
+"""The index role, put together from its config."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ostnode.config import Config, IndexConfig
+from ostnode.ids import PrincipalKind
+from ostnode.node.errors import StartError
+from ostnode.node.role import Role, kinds_from, load_key, token_limits
+from ostnode.node.seams import Seams
+from ostnode.roles.index import DatabaseUnusableError, IndexOptions, Rules, open_index
+from ostnode.web.index_app import make_index_app
+from ostnode.web.sessions import Sessions
+from ostnode.wire.calls import Kind
+
+
+@asynccontextmanager
+async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> AsyncIterator[Role]:
+    """An index on its database, with its heartbeat; raises StartError or KeyFileError."""
+    key, limits = load_key(index), token_limits(config.tokens)
+    options = IndexOptions(
+        cluster_id=config.cluster_id,
+        buckets=index.buckets,
+        data_dir=index.data_dir,
+        rules=_rules(index),
+        tokens=limits,
+        push_interval_s=index.push_interval,
+    )
+    kinds_of = kinds_from({
+        Kind.APP: index.apps,
+        Kind.OPERATOR: index.operators,
+        Kind.BUCKET: index.buckets,
+    })
+    worker = seams.make_worker(1)
+    try:
+        async with open_index(
+            options, key, clock=seams.clock, rng=seams.rng, worker=worker
+        ) as service:
+            sessions = Sessions(
+                key,
+                clock=seams.clock,
+                limits=limits,
+                kinds_of=kinds_of,
+                is_blocked=service.is_blocked,
+            )
+            yield Role(
+                name="index",
+                config=index,
+                key=key,
+                kind=Kind.INDEX,
+                printed_as=PrincipalKind.INDEX,
+                service=service,
+                app=make_index_app(service, sessions, config.http),
+                http=index.http,
+                kinds_of=kinds_of,
+                checks=dict,
+            )
+    except DatabaseUnusableError as error:
+        raise StartError(str(error), "see index.data_dir and index.key_file") from error
+
+
+def _rules(index: IndexConfig) -> Rules:
+    return Rules(
+        chunk_bytes=index.chunk_bytes,
+        blob_bytes_max=index.blob_bytes_max,
+        grant_ttl_s=index.grant_ttl,
+        user_grants_max=index.user_grants_max,
+        user_blobs_max=index.user_blobs_max,
+        accessor_deletions_per_day=index.accessor_deletions_per_day,
+        bucket_full_at=index.bucket_full_at,
+        bucket_back_at=index.bucket_back_at,
+    )

@@ -1,0 +1,167 @@
+"""A role's listeners: HTTP and the peer protocol, from bound to drained."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+from typing_extensions import override
+
+from ostnode.config import HttpLimits
+from ostnode.errors import OstError, ShuttingDownError
+from ostnode.identity.keys import verify
+from ostnode.net.serve import serve_link
+from ostnode.net.transport import split_address
+from ostnode.node.errors import StartError
+from ostnode.node.role import Role, RoleReadiness
+from ostnode.node.seams import Seams
+from ostnode.web.admin_app import make_admin_app
+from ostnode.web.serve import serve_http
+from ostnode.wire.calls import Buffer, Caller, Reply, Service
+from ostnode.wire.fields import Request
+from ostnode.wire.messages import Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where a role listens, as `host:port`."""
+
+    http: str
+    peer: str
+
+
+async def serve_role(
+    role: Role,
+    limits: HttpLimits,
+    seams: Seams,
+    stopping: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Bound] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a role; once `stopping` is set, finish what is in flight and return.
+
+    Raises StartError when an address cannot be bound.
+    """
+    links = _Links(role, seams, stopping)
+    async with trio.open_nursery() as peers:
+        peer = await _bind(
+            peers, f"{role.name}.peer", partial(seams.network.serve, role.config.peer, links.serve)
+        )
+        async with trio.open_nursery() as requests:
+            http = await _bind(
+                requests,
+                f"{role.name}.http",
+                partial(serve_http, role.app, role.http, limits, stop=stopping),
+            )
+            task_status.started(Bound(http, peer))
+        await links.drained()
+        peers.cancel_scope.cancel()
+
+
+async def serve_admin(
+    name: str,
+    address: str,
+    readiness: RoleReadiness,
+    limits: HttpLimits,
+    nursery: trio.Nursery,
+) -> str:
+    """Serve /healthz and /readyz in `nursery` until it is cancelled; returns the bound address."""
+    app = make_admin_app(readiness, limits)
+    return await _bind(nursery, f"{name}.admin", partial(serve_http, app, address, limits))
+
+
+def bind_early(key: str, address: str) -> tuple[str, str]:
+    """Bind now what is served later: returns the address to serve, `fd://…`, and the one bound.
+
+    A bucket tells the index where clients reach it, so a port that the system chooses must be
+    known before the bucket opens. Raises StartError.
+    """
+    host, port = split_address(address)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise _not_bound(key, error) from error
+    bound = f"{address.rpartition(':')[0]}:{sock.getsockname()[1]}"
+    return f"fd://{sock.detach()}", bound
+
+
+class _Links:
+    """The peer connections of one role."""
+
+    def __init__(self, role: Role, seams: Seams, stopping: trio.Event) -> None:
+        service = _Interruptible(role.service, stopping)
+        self._stopping = stopping
+        self._open = 0
+        self._closed = trio.Event()
+        self._serve = partial(
+            serve_link,
+            signer=role.key,
+            verify=verify,
+            services={role.kind: service},
+            kinds_of=role.kinds_of,
+            rng=seams.rng,
+            stopping=stopping,
+        )
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """A connection's handler."""
+        if self._stopping.is_set():
+            return
+        self._open += 1
+        try:
+            await self._serve(stream)
+        finally:
+            self._open -= 1
+            self._closed.set()
+
+    async def drained(self) -> None:
+        """Return when no connection is left."""
+        while self._open:
+            self._closed = trio.Event()
+            await self._closed.wait()
+
+
+class _Interruptible(Service):
+    """A service whose long polls end when the node stops, instead of holding it up."""
+
+    def __init__(self, service: Service, stopping: trio.Event) -> None:
+        self._service = service
+        self._stopping = stopping
+
+    @override
+    async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
+        if not isinstance(request, Feed):
+            return await self._service.handle(caller, request, body)
+        outcome: Reply | OstError = ShuttingDownError("this node is stopping; ask again")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_stopping, nursery.cancel_scope)
+            try:
+                outcome = await self._service.handle(caller, request, body)
+            except OstError as refusal:
+                outcome = refusal  # raised below: a nursery would wrap it in a group
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome, OstError):
+            raise outcome
+        return outcome
+
+    async def _cancel_when_stopping(self, scope: trio.CancelScope) -> None:
+        await self._stopping.wait()
+        scope.cancel()
+
+
+async def _bind(nursery: trio.Nursery, key: str, serve: Callable[..., Awaitable[object]]) -> str:
+    try:
+        bound: str = await nursery.start(serve)
+    except OSError as error:
+        raise _not_bound(key, error) from error
+    return bound
+
+
+def _not_bound(key: str, error: OSError) -> StartError:
+    hint = f"is another node running? end it, or change {key}"
+    return StartError(f"{key} cannot listen: {error.strerror or error}", hint)
