@@ -34,6 +34,7 @@ from ostnode.store.record import (
 )
 from ostnode.store.scan import Bad, Found, Window, judge, scan
 from ostnode.store.segment import (
+    parse_footer,
     read,
     read_footer,
     read_header,
@@ -112,7 +113,9 @@ def _repair_last(disk: Disk, number: int, owner: bytes) -> bool:
             return True
         _check_owner(header, number, owner)
         key = segment_key(header.uuid)
-        if read_trailer(file, key) is not None:
+        trailer = read_trailer(file, key)
+        if trailer is not None and read_footer(file, trailer) is not None:
+            file.sync()  # the process that sealed it may have been killed before its sync
             return True
         judged = judge(list(scan(file, key)), header.first_batch)
         if judged.items:
@@ -202,7 +205,7 @@ class Replay:
             header = read_header(file)
             if header is None or header.uuid != covered.uuid:
                 return False
-            return covered.batch <= _read_contents(file, header).last_batch
+            return covered.batch <= _last_batch(file, header)
         finally:
             file.close()
 
@@ -288,13 +291,18 @@ def _problem(segment: int, entry: FooterEntry) -> Problem:
     return Problem(Damage.PAYLOAD, segment, entry.offset, head.length, *names)
 
 
+def _last_batch(file: File, header: SegmentHeader) -> int:
+    trailer = read_trailer(file, segment_key(header.uuid))
+    return trailer.last_batch if trailer else _read_contents(file, header).last_batch
+
+
 def _read_contents(file: File, header: SegmentHeader) -> Contents:
     """From the footer, or by reading all of the segment when the footer is damaged."""
     key = segment_key(header.uuid)
     trailer = read_trailer(file, key)
-    entries = read_footer(file, trailer) if trailer else None
-    if trailer and entries is not None:
-        return Contents(entries, trailer.last_seq, trailer.last_batch)
+    footer = read_footer(file, trailer) if trailer else None
+    if trailer is not None and footer is not None:
+        return Contents(parse_footer(footer), trailer.last_seq, trailer.last_batch)
     items = list(scan(file, key))
     found = _contents(items, header)
     kept = [entry for entry in found.entries if entry.header.kind != KIND_SEAL]

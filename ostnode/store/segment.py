@@ -144,17 +144,20 @@ def read_trailer(file: File, key: bytes) -> Trailer | None:
         return None
 
 
-def read_footer(file: File, trailer: Trailer) -> list[FooterEntry] | None:
-    """The records of a sealed segment in the order of the log; None when the footer is damaged."""
+def read_footer(file: File, trailer: Trailer) -> bytes | None:
+    """The footer of a sealed segment, verified; None when it is damaged or unreadable."""
     length = trailer.entries * FOOTER_ENTRY_BYTES
     try:
         data = read(file, trailer.seal_offset + RECORD_HEADER_BYTES, length)
     except OSError:
         return None
-    if len(data) != length or payload_digest(data) != trailer.digest:
-        return None
+    return data if len(data) == length and payload_digest(data) == trailer.digest else None
+
+
+def parse_footer(data: bytes) -> list[FooterEntry]:
+    """The entries of a footer in the order of the log."""
     entries = [
         FooterEntry.parse(data[at : at + FOOTER_ENTRY_BYTES])
-        for at in range(0, length, FOOTER_ENTRY_BYTES)
+        for at in range(0, len(data), FOOTER_ENTRY_BYTES)
     ]
     return sorted(entries, key=lambda entry: entry.offset)

@@ -1,0 +1,310 @@
+"""A disk in memory that forgets what was not synced, like a real one.
+
+Writes and truncations that no `sync` followed are kept by 512-byte sector, at random, when the
+power goes; so are creations and removals that no `sync_names` followed. A killed process loses
+nothing it wrote, but nothing more becomes durable by that. A failed `sync` loses what it should
+have made durable while reads go on showing it (the page cache marked clean).
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from typing_extensions import Buffer, override
+
+from ostnode.store.disk import Disk, File
+from ostnode.store.errors import StoreLockedError
+from ostnode.store.keyspace import Covered
+from ostnode.store.memoryindex import MemoryIndex
+
+SECTOR_BYTES = 512
+
+
+class SimCrash(BaseException):
+    """The machine or the process stops here."""
+
+
+@dataclass
+class Write:
+    offset: int
+    data: bytes
+
+    def sectors(self) -> list[Write]:
+        """The same bytes, cut where sectors end."""
+        cuts = [self.offset]
+        while cuts[-1] < self.offset + len(self.data):
+            cuts.append((cuts[-1] // SECTOR_BYTES + 1) * SECTOR_BYTES)
+        starts = [cut - self.offset for cut in cuts]
+        return [
+            Write(cut, self.data[start:end])
+            for cut, start, end in zip(cuts, starts, starts[1:], strict=False)
+        ]
+
+    def apply(self, content: bytearray) -> None:
+        content.extend(bytes(max(0, self.offset + len(self.data) - len(content))))
+        content[self.offset : self.offset + len(self.data)] = self.data
+
+
+@dataclass
+class Truncate:
+    length: int
+
+    def apply(self, content: bytearray) -> None:
+        del content[self.length :]
+        content.extend(bytes(self.length - len(content)))
+
+
+@dataclass
+class Inode:
+    seen: bytearray = field(default_factory=bytearray)
+    """What reads show."""
+    durable: bytearray = field(default_factory=bytearray)
+    """What surely survives."""
+    pending: list[Write | Truncate] = field(default_factory=list)
+
+    def do(self, change: Write | Truncate) -> None:
+        change.apply(self.seen)
+        self.pending.append(change)
+
+    def keep_some(self, rng: Random) -> None:
+        """A random part of what is pending reaches the disk, the rest never does."""
+        mood = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))
+        for change in self.pending:
+            parts = change.sectors() if isinstance(change, Write) else [change]
+            for part in parts:
+                if rng.random() < mood:
+                    part.apply(self.durable)
+        self.pending.clear()
+
+
+class SimIndex(MemoryIndex):
+    """A key index that survives the power only when it was closed cleanly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clean = False
+
+    @override
+    def open(self) -> Covered | None:
+        self.clean = False
+        return super().open()
+
+    @override
+    def close(self, *, clean: bool) -> None:
+        self.clean = clean
+
+
+@dataclass
+class Faults:
+    """What goes wrong, by the running number of the disk's operations."""
+
+    crash_at: int | None = None
+    sync_errors: frozenset[int] = frozenset()
+    lazy_sync: bool = False
+    """`sync` lies: nothing becomes durable by it."""
+    lazy_names: bool = False
+    """`sync_names` lies."""
+    allocate_errno: int | None = None
+
+
+class SimDisk(Disk):
+    """One data directory. `operations` counts every change and every sync."""
+
+    def __init__(self, seed: int = 0, faults: Faults | None = None) -> None:
+        self.rng = Random(seed)
+        self.faults = faults or Faults()
+        self.operations = 0
+        self.index = SimIndex()
+        self.files: dict[str, Inode] = {}
+        self.durable_files: dict[str, Inode] = {}
+        self.pending_names: list[tuple[str, Inode | None]] = []
+        self.log: list[str] = []
+        self.open_files = 0
+        self._locked = False
+
+    def step(self, what: str) -> bool:
+        """Count an operation; True when the crash is due in the middle of it."""
+        self.operations += 1
+        self.log.append(what)
+        return self.operations == self.faults.crash_at
+
+    def power_lost(self, seed: int) -> SimDisk:
+        """What the machine finds after the power came back."""
+        after = SimDisk(seed)
+        names = dict(self.durable_files)
+        for name, inode in self.pending_names:
+            if after.rng.random() < 0.5:
+                _apply_name(names, name, inode)
+        after.files = {name: copy.deepcopy(inode) for name, inode in names.items()}
+        for inode in after.files.values():
+            inode.keep_some(after.rng)
+            inode.seen = bytearray(inode.durable)
+        after.durable_files = dict(after.files)
+        after.index = copy_index(self.index) if self.index.clean else SimIndex()
+        return after
+
+    def killed(self, seed: int) -> SimDisk:
+        """What the next process finds after this one was killed."""
+        after = SimDisk(seed)
+        kept = copy.deepcopy((self.files, self.durable_files, self.pending_names))
+        after.files, after.durable_files, after.pending_names = kept
+        after.index = copy_index(self.index)
+        return after
+
+    @override
+    def lock(self) -> None:
+        if self._locked:
+            raise StoreLockedError("in use")
+        self._locked = True
+
+    @override
+    def unlock(self) -> None:
+        self._locked = False
+
+    @override
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    @override
+    def open(self, name: str, *, create: bool = False, write: bool = False) -> SimFile:
+        if create:
+            if name in self.files:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+            crash = self.step(f"create {name}")
+            inode = Inode()
+            self._change_name(name, inode)
+            if crash:
+                raise SimCrash
+        if name not in self.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return SimFile(self, self.files[name], writable=create or write)
+
+    @override
+    def remove(self, name: str) -> None:
+        crash = self.step(f"remove {name}")
+        self._change_name(name, None)
+        if crash:
+            raise SimCrash
+
+    def _change_name(self, name: str, inode: Inode | None) -> None:
+        _apply_name(self.files, name, inode)
+        self.pending_names.append((name, inode))
+
+    @override
+    def sync_names(self) -> None:
+        crash = self.step("sync names")
+        if crash and self.rng.random() < 0.5:
+            raise SimCrash
+        if not self.faults.lazy_names:
+            self.durable_files = dict(self.files)
+            self.pending_names.clear()
+        if crash:
+            raise SimCrash
+
+    @override
+    def space(self) -> tuple[int, int]:
+        return 1 << 30, (1 << 30) - sum(len(inode.seen) for inode in self.files.values())
+
+    @override
+    def key_index(self) -> SimIndex:
+        return self.index
+
+    def flip(self, name: str, offset: int, mask: int = 1) -> None:
+        """Damage a byte at rest."""
+        inode = self.files[name]
+        inode.seen[offset] ^= mask
+        inode.durable = bytearray(inode.seen)
+        inode.pending.clear()
+
+
+class SimFile(File):
+    """An open file of a SimDisk. `unreadable` pages answer EIO."""
+
+    def __init__(self, disk: SimDisk, inode: Inode, *, writable: bool) -> None:
+        self._disk, self._inode, self._writable = disk, inode, writable
+        self._open = True
+        disk.open_files += 1
+
+    @override
+    def size(self) -> int:
+        return len(self._inode.seen)
+
+    @override
+    def read_into(self, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        assert self._open
+        data = self._inode.seen[offset : offset + len(buffer)]
+        buffer[: len(data)] = data
+        return len(data)
+
+    @override
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        data = b"".join(bytes(memoryview(buffer)) for buffer in buffers)
+        crash = self._change(f"write {offset}+{len(data)}")
+        if crash:
+            data = data[: self._disk.rng.randint(0, len(data))]
+        self._inode.do(Write(offset, data))
+        if crash:
+            raise SimCrash
+
+    @override
+    def allocate(self, length: int) -> None:
+        if self._disk.faults.allocate_errno is not None:
+            code = self._disk.faults.allocate_errno
+            raise OSError(code, os.strerror(code))
+        if length > len(self._inode.seen):
+            self.truncate(length)
+
+    @override
+    def truncate(self, length: int) -> None:
+        crash = self._change(f"truncate {length}")
+        self._inode.do(Truncate(length))
+        if crash:
+            raise SimCrash
+
+    @override
+    def sync(self) -> None:
+        crash = self._change("sync")
+        if self._disk.operations in self._disk.faults.sync_errors:
+            self._inode.keep_some(self._disk.rng)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if crash and self._disk.rng.random() < 0.5:
+            raise SimCrash
+        if not self._disk.faults.lazy_sync:
+            for change in self._inode.pending:
+                change.apply(self._inode.durable)
+            self._inode.pending.clear()
+        if crash:
+            raise SimCrash
+
+    def _change(self, what: str) -> bool:
+        assert self._open
+        assert self._writable
+        return self._disk.step(what)
+
+    @override
+    def close(self) -> None:
+        assert self._open
+        self._open = False
+        self._disk.open_files -= 1
+
+
+def _apply_name(names: dict[str, Inode], name: str, inode: Inode | None) -> None:
+    if inode is None:
+        names.pop(name, None)
+    else:
+        names[name] = inode
+
+
+def copy_index(index: SimIndex) -> SimIndex:
+    """An index of its own with the same rows and position."""
+    twin = SimIndex()
+    covered = MemoryIndex.open(index)
+    if covered is not None:
+        changes: Mapping[bytes, bytes | None] = dict(index.page(b"", None, 1 << 30))
+        twin.commit(changes, covered)
+    return twin

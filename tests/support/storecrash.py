@@ -1,0 +1,150 @@
+"""A workload on a simulated disk that stops anywhere, and what must be true afterwards.
+
+Groups are numbered; each sets `n` to its number, so the key space itself says how many groups it
+holds. After a crash the key space must be exactly what it was after some number of groups that is
+not less than the number acknowledged: nothing acknowledged is lost, no group is found in part,
+and none without those before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+import trio
+import trio.testing
+
+from ostnode.store.errors import StoreFailedError
+from ostnode.store.record import Extent, NewRecord
+from ostnode.store.store import Store, StoreOptions
+from tests.support.simdisk import Faults, SimCrash, SimDisk
+from tests.support.storekit import chunk, dump, opened, set_, unset
+
+TINY = StoreOptions(segment_bytes=24 << 10, batch_bytes_max=6 << 10, queue_bytes_max=16 << 10)
+WORKERS = 3
+
+
+class BrokenPromiseError(AssertionError):
+    """A promise of the store is broken."""
+
+
+@dataclass
+class History:
+    """What a store was told, and what it said."""
+
+    shown: list[dict[bytes, bytes]] = field(default_factory=lambda: [{}])
+    """The key space after each number of groups."""
+    payloads: dict[bytes, bytes] = field(default_factory=dict)
+    """Packed extent → the bytes staged there."""
+    acknowledged: int = 0
+
+    def cut(self, groups: int) -> None:
+        """The first `groups` groups are what there is: a crash took the rest."""
+        del self.shown[groups + 1 :]
+        self.acknowledged = groups
+
+
+def group(rng: Random, number: int) -> list[NewRecord]:
+    """A few records of mixed kinds and sizes."""
+    records = [set_("n", str(number))]
+    for _ in range(rng.randint(0, 3)):
+        kind = rng.random()
+        if kind < 0.5:
+            size = rng.choice((0, 5, 96, 500, 3000))
+            records.append(chunk(rng.randbytes(size), number, rng.randint(0, 3)))
+        elif kind < 0.8:
+            records.append(set_(f"k{rng.randint(0, 9)}", rng.randbytes(rng.randint(0, 40)).hex()))
+        else:
+            records.append(unset(f"k{rng.randint(0, 9)}"))
+    rng.shuffle(records)
+    return records
+
+
+async def work(store: Store, history: History, rng: Random, groups: int) -> None:
+    """Stage and await groups from several tasks, with pauses long enough for markers."""
+
+    async def task() -> None:
+        for _ in range(groups):
+            await trio.sleep(rng.choice((0, 0, 0, 0.01, 0.2)))
+            async with store.admit(4000):
+                number = len(history.shown)
+                staged = store.stage(group(rng, number))
+                history.shown.append(dump(store.state))
+                for placed in staged._batch.records:
+                    history.payloads[placed.extent.pack()] = bytes(placed.new.payload)
+            await staged.wait()
+            history.acknowledged = max(history.acknowledged, number)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(WORKERS):
+            nursery.start_soon(task)
+
+
+async def check(store: Store, history: History) -> int:
+    """The number of groups that `store` holds; BrokenPromiseError when it is not an honest one."""
+    found = dump(store.state)
+    if store.problems:
+        raise BrokenPromiseError(f"a crash was taken for damage: {store.problems}")
+    if dump(store.durable) != found:
+        raise BrokenPromiseError("durable and staged state differ after opening")
+    groups = int(found.get(b"Mn", b"0"))
+    if groups < history.acknowledged:
+        raise BrokenPromiseError(f"{history.acknowledged} groups acknowledged, {groups} found")
+    if groups >= len(history.shown) or history.shown[groups] != found:
+        raise BrokenPromiseError(f"the key space never was like this after {groups} groups")
+    for key, value in found.items():
+        if key.startswith(b"C"):
+            data = bytes(await store.read(Extent.unpack(value)))
+            if data != history.payloads[value]:
+                raise BrokenPromiseError("a payload differs from what was staged")
+    return groups
+
+
+def crash_run(seed: int, *, lazy_sync: bool = False, lazy_names: bool = False) -> int:
+    """One life of a data directory through several crashes; returns how many there were."""
+    rng = Random(seed)
+    history = History()
+    disk = SimDisk(rng.getrandbits(32))
+    crashes = 0
+    for life in range(rng.randint(1, 4)):
+        disk.faults = Faults(
+            crash_at=disk.operations + rng.randint(1, 60 if life else 200),
+            lazy_sync=lazy_sync,
+            lazy_names=lazy_names,
+        )
+        crashes += _live(disk, history, rng, groups=rng.randint(1, 12))
+        disk = _after(disk, rng)
+    disk.faults = Faults()
+    _live(disk, history, rng, groups=0)
+    rebuilt = _after(disk, rng)
+    rebuilt.index.reset()
+    _live(rebuilt, history, rng, groups=0)
+    return crashes
+
+
+def _after(disk: SimDisk, rng: Random) -> SimDisk:
+    seed = rng.getrandbits(32)
+    return disk.power_lost(seed) if rng.random() < 0.7 else disk.killed(seed)
+
+
+def _live(disk: SimDisk, history: History, rng: Random, groups: int) -> bool:
+    """Open, check, work, until the end or the crash; True after a crash."""
+
+    async def life() -> None:
+        async with opened(disk, TINY, seed=rng.getrandbits(32)) as store:
+            history.cut(await check(store, history))
+            await work(store, history, rng, groups)
+
+    try:
+        trio.run(life, clock=trio.testing.MockClock(autojump_threshold=0))
+    except SimCrash:
+        return True
+    except BaseExceptionGroup as errors:
+        violations = errors.subgroup(BrokenPromiseError)
+        if violations is not None:
+            raise BrokenPromiseError(repr(violations.exceptions)) from errors
+        crash, rest = errors.split(SimCrash)
+        if crash is None or (rest is not None and rest.split(StoreFailedError)[1] is not None):
+            raise
+        return True
+    return False
