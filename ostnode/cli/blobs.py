@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import click
 
-from ostnode.cli.output import Output, Value, json_option, pass_output, size_text
+from ostnode.cli.output import Output, Value, json_option, pass_output, size_text, time_text
 from ostnode.cli.parameters import ACCESSOR, BLOB_ID, PRINCIPAL, REF_ID, SECONDS, TOKEN, UID
 from ostnode.cli.progress import transfer_progress
 from ostnode.cli.target import BUCKET, Target, client_options
@@ -151,7 +151,7 @@ def stat(
     info = target.run(call)
     data: dict[str, Value] = {"blob_id": str(blob_id), **to_json(info)}
     if not output.as_json:
-        data["size"] = size_text(info.size)
+        data |= {"size": size_text(info.size), "created_at": time_text(info.created_at)}
     output.result(data)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
-from ostnode.cli.output import Output, json_option, lines_of, pass_output, size_text, table
+from ostnode.cli.output import (
+    Output,
+    json_option,
+    lines_of,
+    pass_output,
+    size_text,
+    table,
+    time_text,
+)
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
 from ostnode.ids import PrincipalKind
@@ -51,15 +57,12 @@ def _text(info: ClusterInfo) -> str:
 
 
 def _row(bucket: BucketStatus, feed_seq: int) -> tuple[str, ...]:
-    heard = "never"
-    if bucket.last_seen:
-        heard = datetime.fromtimestamp(bucket.last_seen, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return (
         bucket.principal.text(PrincipalKind.BUCKET),
         bucket.state,
         bucket.http or "-",
         size_text(bucket.space.stored),
         size_text(bucket.space.free),
-        heard,
+        time_text(bucket.last_seen),
         str(max(0, feed_seq - bucket.feed_acked)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import click
@@ -96,3 +97,10 @@ def size_text(size: int) -> str:
     while amount >= _STEP and unit < len(_UNITS) - 1:
         amount, unit = amount / _STEP, unit + 1
     return f"{amount:.1f} {_UNITS[unit]} ({size} B)"
+
+
+def time_text(seconds: int) -> str:
+    """A time, in seconds since 1970, as `2026-01-31 12:00:00 UTC`; 0 is never."""
+    if seconds == 0:
+        return "never"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

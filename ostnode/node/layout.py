@@ -10,7 +10,7 @@ from typing import Final
 from ostnode.env import Rng
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, PrincipalKind
-from ostnode.keyfiles import create_key_file
+from ostnode.keyfiles import create_key_file, load_seed
 
 INDEX_NAME: Final = "index"
 
@@ -50,9 +50,9 @@ class NewRole:
     listeners: Listeners
 
     @classmethod
-    def create(cls, root: Path, name: str, listeners: Listeners, rng: Rng) -> NewRole:
-        """Make `NAME.key` under `root`; raises KeyFileError."""
-        return cls(name, KeyPair.from_seed(create_key_file(root / f"{name}.key", rng)), listeners)
+    def at(cls, root: Path, name: str, listeners: Listeners, rng: Rng) -> NewRole:
+        """The role whose key is `NAME.key` under `root`; raises KeyFileError."""
+        return cls(name, key_at(root / f"{name}.key", rng), listeners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,11 @@ index = "{self.index.key.principal.text(PrincipalKind.INDEX)}"
 index_peer = "{self.index.listeners.peer}"
 segment_bytes = "64MiB"
 """
+
+
+def key_at(path: Path, rng: Rng) -> KeyPair:
+    """The key in a file, made when there is none; raises KeyFileError."""
+    return KeyPair.from_seed(load_seed(path) if path.exists() else create_key_file(path, rng))
 
 
 def _common(role: NewRole) -> str:

@@ -45,20 +45,31 @@ async def serve_role(
 
     Raises StartError when an address cannot be bound.
     """
-    links = _Links(role, seams, stopping)
-    async with trio.open_nursery() as peers:
-        peer = await _bind(
-            peers, f"{role.name}.peer", partial(seams.network.serve, role.config.peer, links.serve)
+    async with trio.open_nursery() as nursery:
+        peer = await nursery.start(serve_peers, role, seams, stopping)
+        http = await _bind(
+            nursery,
+            f"{role.name}.http",
+            partial(serve_http, role.app, role.http, limits, stop=stopping),
         )
-        async with trio.open_nursery() as requests:
-            http = await _bind(
-                requests,
-                f"{role.name}.http",
-                partial(serve_http, role.app, role.http, limits, stop=stopping),
-            )
-            task_status.started(Bound(http, peer))
+        task_status.started(Bound(http, peer))
+
+
+async def serve_peers(
+    role: Role,
+    seams: Seams,
+    stopping: trio.Event,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a role's peer links; once `stopping` is set, return when the last has ended."""
+    links = _Links(role, seams, stopping)
+    serve = partial(seams.network.serve, role.config.peer, links.serve)
+    async with trio.open_nursery() as nursery:
+        task_status.started(await _bind(nursery, f"{role.name}.peer", serve))
+        await stopping.wait()
         await links.drained()
-        peers.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def serve_admin(

@@ -13,7 +13,7 @@ import trio
 
 from ostnode.cli.demo.cleanup import delete_everything
 from ostnode.cli.demo.faults import kill_and_resume
-from ostnode.cli.demo.processes import Cluster, NodeFailedError, running_cluster
+from ostnode.cli.demo.processes import Cluster, ProcessFailedError, running_cluster
 from ostnode.cli.demo.sharing import (
     exceed,
     forward,
@@ -87,7 +87,7 @@ def _told(error: Exception) -> str:
     """What was expected and seen."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, UnexpectedError | NodeFailedError):
+    if isinstance(error, UnexpectedError | ProcessFailedError):
         return str(error)
     failure = failure_of(error)
     seen = f"{type(error).__name__}: {failure.message if failure else error}"

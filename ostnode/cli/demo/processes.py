@@ -16,11 +16,11 @@ from typing import Final
 import httpx
 import trio
 
+from ostnode.cli.failures import CommandError
 from ostnode.env import SystemRng
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, Principal
-from ostnode.keyfiles import create_key_file
-from ostnode.node.layout import INDEX_NAME, Listeners, NewCluster, NewRole
+from ostnode.node.layout import INDEX_NAME, Listeners, NewCluster, NewRole, key_at
 
 HOST: Final = "127.0.0.1"
 READY_DEADLINE_S: Final = 30
@@ -31,8 +31,11 @@ _PORTS: Final = range(20_000, 32_000)
 _LOG_LINES: Final = 15
 
 
-class NodeFailedError(Exception):
+class ProcessFailedError(CommandError):
     """A node did not do what it must; the message ends with the last lines of its log."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, "")
 
 
 class NodeProcess:
@@ -54,7 +57,7 @@ class NodeProcess:
     def pid(self) -> int:
         """The process id of the last start."""
         if self._process is None:
-            raise NodeFailedError(f"{self.name} was never started")
+            raise ProcessFailedError(f"{self.name} was never started")
         return self._process.pid
 
     async def start(self) -> None:
@@ -75,7 +78,7 @@ class NodeProcess:
                     if await _is_ready(client, self._admin):
                         return
                     await trio.sleep(_POLL_S)
-        raise NodeFailedError(f"{self.name} did not become ready\n{self.log_tail()}")
+        raise ProcessFailedError(f"{self.name} did not become ready\n{self.log_tail()}")
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, at once: callable from a progress callback."""
@@ -128,14 +131,12 @@ def lay_out(root: Path, buckets: int = 2) -> Cluster:
     rng, addresses = SystemRng(), iter(free_addresses(3 * (buckets + 1)))
     names = [INDEX_NAME, *(f"bucket-{number}" for number in range(buckets))]
     roles = [
-        NewRole.create(
-            root, name, Listeners(next(addresses), next(addresses), next(addresses)), rng
-        )
+        NewRole.at(root, name, Listeners(next(addresses), next(addresses), next(addresses)), rng)
         for name in names
     ]
     new = NewCluster(
         ClusterId(rng.token(ClusterId.length)),
-        KeyPair.from_seed(create_key_file(root / "app.key", rng)),
+        key_at(root / "app.key", rng),
         roles[0],
         roles[1:],
     )
@@ -164,8 +165,9 @@ async def running_cluster(root: Path, buckets: int = 2) -> AsyncIterator[Cluster
     """A cluster that runs while the block does. However the block ends, no process is left."""
     cluster = lay_out(root, buckets)
     try:
-        for node in cluster.nodes:
-            await node.start()
+        async with trio.open_nursery() as nursery:
+            for node in cluster.nodes:
+                nursery.start_soon(node.start)
         yield cluster
     finally:
         with trio.move_on_after(2 * STOP_DEADLINE_S, shield=True):
@@ -196,7 +198,7 @@ def free_addresses(count: int) -> list[str]:
     finally:
         for taken in sockets:
             taken.close()
-    raise NodeFailedError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
+    raise ProcessFailedError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
 async def _is_ready(client: httpx.AsyncClient, admin: str) -> bool:
