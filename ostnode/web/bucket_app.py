@@ -41,7 +41,7 @@ BUCKET_ROUTES: Final = (
     Route("GET", "/v1/info/<accessor>/<blob_id>", m.BlobInfoRequest),
     Route(
         "DELETE",
-        "/<accessor>/<blob_id>",
+        "/<string(length=63):accessor>/<string(length=64):blob_id>",
         m.RemoveReferences,
         shape=_one_reference,
         result=_only_result,

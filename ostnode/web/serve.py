@@ -106,6 +106,7 @@ async def serve_http(
     DRAIN_S, then the listener closes, requests in hand are answered, and this returns. When
     cancelled, everything is closed at once. Raises OSError when the address cannot be bound.
     """
+    stop = trio.Event() if stop is None else stop
     config = _config(address)
     connections = Connections(limits.connections_max)
     listeners = [_listen(sock, limits) for sock in config.create_sockets().insecure_sockets]
@@ -119,7 +120,7 @@ async def serve_http(
                     partial(trio.serve_listeners, handler, listeners, handler_nursery=handlers)
                 )
                 task_status.started(repr_socket_addr(bound.family, bound.getsockname()))
-                await (stop or trio.Event()).wait()
+                await stop.wait()
                 connections.start_draining()
                 await trio.sleep(DRAIN_S)
                 accepting.cancel_scope.cancel()
