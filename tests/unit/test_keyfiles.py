@@ -64,6 +64,27 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
         create_key_file(tmp_path / "absent" / "key")
 
 
+def test_a_key_is_on_disk_whole_and_then_its_name_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "key", []
+
+    def recording(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").resolve()
+        synced.append((name, path.stat().st_size))
+
+    monkeypatch.setattr(keyfiles.os, "fsync", recording)
+    create_key_file(path)
+    assert synced == [(path, len(CONTENT)), (tmp_path, len(CONTENT))]
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208  a Path would open one more
+    load_seed(private_file(tmp_path / "old", CONTENT))
+    create_key_file(tmp_path / "new")
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+
+
 def test_a_key_that_did_not_become_durable_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

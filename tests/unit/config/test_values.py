@@ -14,6 +14,7 @@ from ostnode.config.values import (
     parse_size,
     parse_whole_seconds,
 )
+from ostnode.ids import SIZE_MAX
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,7 @@ def test_a_size_fits_63_bits() -> None:
     with pytest.raises(BadValueError, match="63 bits"):
         parse_size("8388608TiB")
     assert parse_size("8388607TiB") == 8388607 << 40
+    assert parse_size(str(SIZE_MAX)) == SIZE_MAX
 
 
 @pytest.mark.parametrize(

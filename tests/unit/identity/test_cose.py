@@ -72,9 +72,10 @@ def test_any_other_form_is_refused(data: bytes) -> None:
 
 
 def test_the_size_is_checked_before_anything_is_decoded() -> None:
-    fitting = sign1(ALICE, "t", b"p" * 850)
-    over = sign1(ALICE, "t", b"p" * 1000)
-    assert len(fitting) <= TOKEN_BYTES_MAX < len(over)
+    overhead = len(sign1(ALICE, "t", b"p" * 850)) - 850
+    fitting = sign1(ALICE, "t", b"p" * (TOKEN_BYTES_MAX - overhead))
+    over = sign1(ALICE, "t", b"p" * (TOKEN_BYTES_MAX - overhead + 1))
+    assert len(fitting) == TOKEN_BYTES_MAX == len(over) - 1
     parse_sign1(fitting)
     with pytest.raises(TokenInvalidError, match="at most"):
         parse_sign1(over)

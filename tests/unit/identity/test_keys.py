@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
+from nacl import bindings
 
 from ostnode.env import SystemRng
 from ostnode.errors import InvalidArgumentError
@@ -42,6 +45,7 @@ RFC_8032 = [
     ),
 ]
 
+ORDER = 2**252 + 27742317777372353535851937790883648493
 IDENTITY_POINT = Principal(b"\x01" + bytes(31))
 SMALL_ORDER = [
     IDENTITY_POINT,
@@ -81,10 +85,9 @@ def test_a_changed_message_key_or_signature_is_refused() -> None:
 
 def test_a_signature_with_s_raised_by_the_group_order_is_refused() -> None:
     """RFC 8032 section 5.1.7: S in [0, L), or every signature would have a second form."""
-    order = 2**252 + 27742317777372353535851937790883648493
     key = KeyPair.from_seed(b"\x07" * 32)
     signature = key.sign(b"hello")
-    raised = int.from_bytes(signature[32:], "little") + order
+    raised = int.from_bytes(signature[32:], "little") + ORDER
     assert not verify(key.principal, b"hello", signature[:32] + raised.to_bytes(32, "little"))
 
 
@@ -95,13 +98,36 @@ def test_no_signature_is_good_under_a_key_nobody_can_hold(principal: Principal) 
     assert not verify(principal, b"anything", bytes(IDENTITY_POINT) + bytes(32))
 
 
-def test_a_point_outside_the_main_subgroup_is_refused() -> None:
-    """A key plus a small-order point verifies some signatures with and without the cofactor."""
-    bindings = pytest.importorskip("nacl.bindings")
-    mixed = bindings.crypto_core_ed25519_add(
-        bytes(KeyPair.from_seed(b"\x07" * 32).principal), bytes(SMALL_ORDER[2])
-    )
+def test_a_key_outside_the_main_subgroup_is_refused_though_its_signature_verifies() -> None:
+    """Such a key (one plus a point of order 8) lets two verifiers disagree about a signature."""
+    seed, torsion, message = b"\x07" * 32, bytes(SMALL_ORDER[2]), b"hello"
+    digest = bytearray(hashlib.sha512(seed).digest()[:32])
+    digest[0] &= 248
+    digest[31] = digest[31] & 127 | 64
+    secret = bindings.crypto_core_ed25519_scalar_reduce(bytes(digest) + bytes(32))
+    mixed = bindings.crypto_core_ed25519_add(bytes(KeyPair.from_seed(seed).principal), torsion)
+    signature = b""
+    for nonce in range(1, 200):
+        r = nonce.to_bytes(32, "little")
+        commitment = bindings.crypto_core_ed25519_sub(
+            bindings.crypto_scalarmult_ed25519_base_noclamp(r), torsion
+        )
+        h = hashlib.sha512(commitment + mixed + message).digest()
+        if int.from_bytes(h, "little") % ORDER % 8 == 1:  # so h * torsion is torsion
+            h = bindings.crypto_core_ed25519_scalar_reduce(h)
+            product = bindings.crypto_core_ed25519_scalar_mul(h, secret)
+            signature = commitment + bindings.crypto_core_ed25519_scalar_add(r, product)
+            break
+    assert bindings.crypto_sign_open(signature + message, mixed) == message
     assert not is_valid_point(mixed)
+    assert not verify(Principal(mixed), message, signature)
+
+
+def test_a_signature_does_not_lend_bytes_to_or_from_its_message() -> None:
+    key = KeyPair.from_seed(b"\x07" * 32)
+    signature = key.sign(b"hello")
+    assert not verify(key.principal, b"llo", signature + b"he")
+    assert not verify(key.principal, signature[-1:] + b"hello", signature[:-1])
 
 
 def test_generated_keys_differ_and_hide_their_seed() -> None:

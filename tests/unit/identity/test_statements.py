@@ -64,5 +64,13 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used() -> None:
     assert len(cache) == 2
     assert cache.get(b"b", 1) is None
     assert cache.get(b"a", 1) == "alice"
+
+
+def test_what_is_verified_again_counts_as_used() -> None:
+    cache = VerifiedCache[str](2)
+    cache.put(b"a", "alice", expires_at=100)
+    cache.put(b"b", "bob", expires_at=100)
     cache.put(b"a", "alice again", expires_at=200)
+    cache.put(b"c", "carol", expires_at=100)
     assert cache.get(b"a", 150) == "alice again"
+    assert cache.get(b"b", 1) is None
