@@ -395,20 +395,17 @@ async def test_b50_an_honest_client_is_served_among_a_thousand_slow_ones() -> No
 @asynccontextmanager
 async def stoppable(app, changed: HttpLimits = QUICK):
     """The port, the event that stops the server, and the event that says it has."""
-    stop, bound, stopped = trio.Event(), trio.Event(), trio.Event()
-    addresses = []
+    stop, stopped = trio.Event(), trio.Event()
 
-    async def serve() -> None:
-        async with trio.open_nursery() as serving_it:
+    async def serve(*, task_status) -> None:
+        async with trio.open_nursery() as inner:
             start = partial(serve_http, app, "127.0.0.1:0", changed, stop=stop)
-            addresses.append(await serving_it.start(start))
-            bound.set()
+            task_status.started(await inner.start(start))
         stopped.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
-        await bound.wait()
-        yield int(addresses[0].rpartition(":")[2]), stop, stopped
+        address = await nursery.start(serve)
+        yield int(address.rpartition(":")[2]), stop, stopped
         nursery.cancel_scope.cancel()
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import structlog
+import trio
 
 from ostnode.errors import AllowanceExceededError, DrainingError
 from ostnode.identity.statements import encode_text
