@@ -32,6 +32,7 @@ from ostnode.roles.index import IndexOptions, Rules
 from ostnode.roles.index.core import allocation, feed, outbox, users
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
 from ostnode.roles.index.opening import found
 from ostnode.wire import messages as m
@@ -55,19 +56,6 @@ class CrashError(Exception):
     """The process dies before COMMIT."""
 
 
-class _Job:
-    def __init__(self, operation: Callable[[Tables], object]) -> None:
-        self.operation = operation
-        self.result: object = None
-        self.error: Exception | None = None
-
-    def run(self, tables: Tables) -> None:
-        self.result = self.operation(tables)
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-
-
 class IndexAccounts(RuleBasedStateMachine):
     tokens = Bundle("tokens")
 
@@ -85,11 +73,7 @@ class IndexAccounts(RuleBasedStateMachine):
         self.database.close()
 
     def transact(self, operation: Callable[[Tables], T]) -> T:
-        job = _Job(operation)
-        self.database.run_batch([job])
-        if job.error is not None:
-            raise job.error
-        return job.result  # type: ignore[return-value]
+        return run_alone(self.database, operation)
 
     # --- the index's side ---
 

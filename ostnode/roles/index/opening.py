@@ -16,7 +16,7 @@ from ostnode.roles.index.core.rows import THE_INDEX, Meta
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.core.users import blocked_principals
 from ostnode.roles.index.database.engine import DatabaseUnusableError
-from ostnode.roles.index.database.repository import Repository
+from ostnode.roles.index.database.repository import Repository, run_alone
 from ostnode.roles.index.database.schema import SCHEMA_VERSION
 from ostnode.roles.index.database.sqlite import SqliteDatabase
 from ostnode.roles.index.heartbeat import Heartbeat
@@ -37,14 +37,14 @@ async def open_index(
     """
     database = await worker.run(SqliteDatabase, options.data_dir)
     try:
+        now_us = int(clock.now() * 1_000_000)
+        meta = await worker.run(
+            run_alone, database, lambda tables: found(tables, options, key.principal, now_us)
+        )
         heartbeat = Heartbeat(options.push_interval_s)
         repository = Repository(database, worker, heartbeat.urge)
         async with trio.open_nursery() as nursery:
             await nursery.start(repository.run)
-            now_us = int(clock.now() * 1_000_000)
-            meta = await repository.transact(
-                lambda tables: found(tables, options, key.principal, now_us)
-            )
             blocked = await repository.transact(blocked_principals)
             await nursery.start(heartbeat.run, repository)
             yield IndexService(

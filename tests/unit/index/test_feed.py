@@ -107,6 +107,19 @@ async def test_a_revocation_goes_to_the_grants_bucket_alone(autojump_clock) -> N
             assert bucket.cursor[1] == (await index.status()).feed_seq
 
 
+async def test_a_revocation_is_announced_once_however_often_it_is_asked_for(
+    autojump_clock,
+) -> None:
+    async with an_index() as index:
+        held = await index.allocate(index.alice, blob(1), 5)
+        await index.ask(index.alice, m.ReleaseGrant(held.grant_id))
+        await index.bucket.feed(wait_ms=2000)
+        await trio.sleep(2)
+        await index.bucket.feed()
+        await index.ask(index.alice, m.ReleaseGrant(held.grant_id))
+        assert await index.bucket.feed(wait_ms=2000) == []
+
+
 async def test_a_revocation_answered_before_it_was_stamped_is_never_sent(autojump_clock) -> None:
     async with an_index() as index:
         held = await index.allocate(index.alice, blob(1), 5)

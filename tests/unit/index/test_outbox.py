@@ -272,9 +272,11 @@ async def test_a_blob_its_bucket_has_no_room_for_moves_when_its_grants_are_close
 
 async def test_a_blob_whose_other_upload_had_room_stays() -> None:
     async with an_index() as index:
-        await index.change(("register", index.bob, 1000))
+        carol = Caller(index.general.principal)
+        await index.change(("register", index.bob, 1000), ("register", carol, 1000))
         alices = await index.allocate(index.alice, blob(1), 100)
         bobs = await index.allocate(index.bob, blob(1), 100)
+        await index.allocate(carol, blob(1), 100)
         await index.bucket.sync(index.bucket.closed(alices, "bucket_full"))
         await index.bucket.sync(index.bucket.completed(bobs))
         again = await index.allocate(index.alice, blob(1), 100)

@@ -118,13 +118,15 @@ async def test_b68_the_new_registration_lives_while_the_old_one_goes() -> None:
         assert (await index.allocate(index.alice, blob(1), 100)).already_yours
 
 
-async def test_events_of_deleted_and_unknown_uids_change_no_account() -> None:
+async def test_events_of_deleted_and_unknown_uids_change_no_account(autojump_clock) -> None:
     async with an_index() as index:
         gone = await index.allocate(index.alice, blob(1), 100)
         completed = index.bucket.completed(gone)
         await index.change(("delete", index.alice, 0), ("register", index.alice, 1000))
+        await index.bucket.feed()
         stranger = e.Released(type(completed.uid)(b"stranger"), blob(9), 5)
         await index.bucket.sync(completed, stranger)
+        assert await index.bucket.feed(wait_ms=2000) == []
         assert await index.account(index.alice) == (0, 0)
         await index.bucket.sync(index.bucket.released(gone))
         assert await _rows(index, "placements") == []

@@ -48,6 +48,15 @@ class _Job(Job, Generic[T]):
         return self._result[0]
 
 
+def run_alone(database: Database, operation: Callable[[Tables], T]) -> T:
+    """Run one operation now, in a transaction of its own; blocking. For a database on which no
+    `Repository` runs yet.
+    """
+    job = _Job[T](operation)
+    database.run_batch([job])
+    return job.result()
+
+
 class Repository:
     """The way to the database for the role's tasks: `run` must be running.
 
