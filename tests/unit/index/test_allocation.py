@@ -290,9 +290,9 @@ async def test_a_blob_goes_where_it_fits() -> None:
         await small.sync(space=m.Space(total=1 << 40, free=1 << 38, stored=0))
         chosen = set()
         for number in range(20):
-            got = await index.allocate(index.alice, blob(number << 240), 1 << 39)
+            got = await index.allocate(index.alice, blob(13 * number << 248), 1 << 39)
             assert got.bucket.principal == large.key.principal
-            chosen.add((await index.allocate(index.alice, blob(number << 241 | 1), 1)).bucket)
+            chosen.add((await index.allocate(index.alice, blob(13 * number << 248 | 1), 1)).bucket)
         assert len(chosen) == 2
         await large.sync(space=m.Space(total=1 << 40, free=1 << 38, stored=0))
         with pytest.raises(NoBucketError):

@@ -24,6 +24,7 @@ from ostnode.roles.index.database.repository import (
     BATCH_JOBS_MAX,
     WAITING_JOBS_MAX,
     Repository,
+    run_alone,
 )
 from ostnode.roles.index.database.sqlite import FILE_NAME, SqliteDatabase
 from ostnode.wire import events as e
@@ -204,7 +205,39 @@ async def test_a_failed_transaction_ends_the_node_and_nobody_is_told_yes() -> No
     database.close()
 
 
-async def test_a_full_disk_refuses_and_recovers(tmp_path) -> None:
+class NoRoomToCommit:
+    """A connection whose disk is full when the log is written."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.full = True
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+    def execute(self, sql: str) -> sqlite3.Cursor:
+        if sql == "COMMIT" and self.full:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self._connection.execute(sql)
+
+
+def test_a_commit_without_room_had_no_effect() -> None:
+    database = SqliteDatabase(None)
+    connection = database._connection
+    database._connection = broken = NoRoomToCommit(connection)
+    with pytest.raises(BusyError):
+        run_alone(database, _burn(1))
+    broken.full = False
+    assert run_alone(database, _count) == 0
+    run_alone(database, _burn(1))
+    assert run_alone(database, _count) == 1
+    connection.close()
+
+
+async def test_a_full_disk_refuses_and_recovers(tmp_path, autojump_clock) -> None:
     async with an_index(directory=tmp_path) as index:
         connection = index.service._transact.__self__._database._connection
         ((pages,),) = connection.execute("PRAGMA page_count")
@@ -215,7 +248,10 @@ async def test_a_full_disk_refuses_and_recovers(tmp_path) -> None:
             for stored in range(2000):
                 await index.allocate(index.alice, blob(stored << 200), 1)
         assert await index.account(index.alice) == (0, stored)
+        await trio.sleep(3)
         connection.execute("PRAGMA max_page_count = 1000000")
+        left = [x.bytes_left for x in await index.bucket.feed(wait_ms=2000)]
+        assert left == [(1 << 40) - stored]
         await index.allocate(index.alice, blob(stored << 200), 1)
         assert await index.account(index.alice) == (0, stored + 1)
 

@@ -29,6 +29,17 @@ async def test_completion_moves_reserved_to_used_and_names_the_latest_end() -> N
         assert await index.account(index.alice) == (100, 0)
 
 
+async def test_b25_a_blob_uploaded_again_is_charged_once() -> None:
+    async with an_index() as index:
+        for _ in range(3):
+            held = await index.allocate(index.alice, blob(1), 600)
+            result = await index.bucket.sync(index.bucket.completed(held))
+            assert result.closed == (m.ClosedEnd(held.grant_id, held.expires_at),)
+            assert await index.account(index.alice) == (600, 0)
+        await index.bucket.sync(index.bucket.released(held))
+        assert await index.account(index.alice) == (0, 0)
+
+
 async def test_b31_a_repeated_batch_is_answered_alike_and_changes_nothing() -> None:
     async with an_index() as index:
         held = [await index.allocate(index.alice, blob(n), 100) for n in range(3)]
@@ -164,6 +175,7 @@ async def test_an_event_that_would_break_an_account_is_taken_back_whole() -> Non
         assert [item.seq for item in result.rejected] == [2]
         assert await index.account(index.alice) == (top, 100)
         assert {row.blob_id for row in await _rows(index, "placements")} == {blob(1), blob(7)}
+        assert {row.blob_id for row in await _rows(index, "charges")} == {blob(7)}
 
 
 async def test_b53_a_used_cancelled_or_mismatched_grant_is_followed_by_a_new_one() -> None:
@@ -226,8 +238,12 @@ async def test_the_floor_frees_what_can_never_complete_and_nothing_else() -> Non
         renewed = await index.allocate(index.alice, blob(2), 200)
         assert renewed.grant_id == late.grant_id
         # The floor never goes back; a close that was overtaken by it is told an end below it.
-        result = await index.bucket.sync(e.FloorRaised(5), index.bucket.closed(early, "cancelled"))
-        assert result.closed == (m.ClosedEnd(early.grant_id, early.expires_at),)
+        result = await index.bucket.sync(
+            e.FloorRaised(early.expires_at + 5),
+            e.FloorRaised(5),
+            index.bucket.closed(early, "cancelled"),
+        )
+        assert result.closed == (m.ClosedEnd(early.grant_id, early.expires_at + 5),)
         assert await index.account(index.alice) == (0, 200)
 
 

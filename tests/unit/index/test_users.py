@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ostnode.errors import NotAuthorizedError, UserExistsError, UserUnknownError
+from ostnode.errors import (
+    NotAuthorizedError,
+    UnknownCallError,
+    UserExistsError,
+    UserUnknownError,
+)
 from ostnode.roles.index import Rules
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
@@ -47,6 +52,16 @@ async def test_registering_again_updates_and_keeps_the_uid() -> None:
         assert await index.change(("register", index.alice, 2000)) == [""]
         info = await index.user(index.alice.proven)
         assert (info.uid, info.allowance.limit) == (uid, 2000)
+
+
+async def test_a_uid_is_never_given_twice() -> None:
+    async with an_index() as index:
+        first, *later = (index.rng.token(8) for _ in range(3))
+        offered = iter([first, first, *later])
+        index.rng.token = lambda length: next(offered)
+        changes = ("register", index.bob, 1), ("delete", index.bob, 0), ("register", index.bob, 1)
+        assert await index.change(*changes) == ["", "", ""]
+        assert await index.uid(index.bob) == later[0]
 
 
 async def test_b28_removed_and_registered_again_in_one_batch_can_upload() -> None:
@@ -179,3 +194,5 @@ async def test_a_bucket_call_and_a_nobody_are_turned_away() -> None:
             await index.ask(Caller(index.alice.principal), m.Feed(0, 0, 0))
         with pytest.raises(Exception, match="prove who you are"):
             await index.ask(NOBODY, m.GetUser())
+        with pytest.raises(UnknownCallError):
+            await index.ask(index.alice, m.CancelUpload(blob(1)))

@@ -127,11 +127,10 @@ def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> Closed |
             elif event.reason == "bucket_full":
                 _move_elsewhere(tables, bucket, event.blob_id)
             return closed
-        case e.Released():
+        case _:
+            assert isinstance(event, e.Released), "decode_event knows outbox events only"
             ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
             return None
-        case _:
-            raise InvalidArgumentError("not an outbox event")
 
 
 def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClosed) -> Closed:
