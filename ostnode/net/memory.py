@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
+from collections.abc import Iterator
 from typing import Final
 
 import trio
@@ -28,11 +30,11 @@ class _Pipe:
         self._changed = trio.lowlevel.ParkingLot()
 
     async def put(self, data: memoryview) -> None:
+        """Add all of `data`, waiting for room as often as it takes."""
         while True:
-            if self._broken:
-                raise trio.BrokenResourceError("the other side is gone")
+            self.check_writable()
             room = self._bytes_max - len(self._data)
-            if room:
+            if room and data:
                 self._data += data[:room]
                 data = data[room:]
                 self._changed.unpark_all()
@@ -40,7 +42,22 @@ class _Pipe:
                 return
             await self._changed.park()
 
+    async def wait_room(self) -> None:
+        """Wait until a byte could be added."""
+        self.check_writable()
+        while len(self._data) >= self._bytes_max:
+            await self._changed.park()
+            self.check_writable()
+
+    def check_writable(self) -> None:
+        """Raise what a writer gets once its side has ended or the other is gone."""
+        if self._ended:
+            raise trio.ClosedResourceError("this side has ended the stream")
+        if self._broken:
+            raise trio.BrokenResourceError("the other side is gone")
+
     async def take(self, bytes_max: int) -> bytes:
+        """At least one byte, b"" at the end."""
         while not self._data:
             if self._broken:
                 raise trio.BrokenResourceError("the other side is gone")
@@ -71,36 +88,46 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._incoming = incoming
         self._outgoing = outgoing
         self._closed = False
-        self._sending = False
+        self._is_sending = False
+        self._receiving = False
 
     @override
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
-        self._check_open()
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending")
-        self._sending = True
-        try:
+        with self._sending():
+            await trio.lowlevel.checkpoint()
             await self._outgoing.put(memoryview(data))
-        finally:
-            self._sending = False
 
     @override
     async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._check_open()
+        with self._sending():
+            await trio.lowlevel.checkpoint()
+            await self._outgoing.wait_room()
 
     @override
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        self._check_open()
-        return await self._incoming.take(PIPE_BYTES_MAX if max_bytes is None else max_bytes)
+        bytes_max = PIPE_BYTES_MAX if max_bytes is None else operator.index(max_bytes)
+        if bytes_max < 1:
+            raise ValueError("max_bytes must be >= 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            return await self._incoming.take(bytes_max)
+        except trio.BrokenResourceError:
+            if self._closed:
+                raise trio.ClosedResourceError("this stream is closed") from None
+            raise
+        finally:
+            self._receiving = False
 
     @override
     async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._check_open()
-        self._outgoing.end()
+        with self._sending():
+            if self._closed:
+                raise trio.ClosedResourceError("this stream is closed")
+            self._outgoing.end()
+            await trio.lowlevel.checkpoint()
 
     @override
     async def aclose(self) -> None:
@@ -109,14 +136,20 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._incoming.break_off()
         await trio.lowlevel.checkpoint()
 
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        if self._is_sending:
+            raise trio.BusyResourceError("another task is sending")
+        self._is_sending = True
+        try:
+            yield
+        finally:
+            self._is_sending = False
+
     def sever(self) -> None:
         """Break both directions for both ends, as a cut cable or a killed process does."""
         self._incoming.break_off()
         self._outgoing.break_off()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("this stream is closed")
 
 
 def memory_stream_pair(bytes_max: int = PIPE_BYTES_MAX) -> tuple[MemoryStream, MemoryStream]:

@@ -1,0 +1,152 @@
+"""TCP on loopback: addresses, plaintext, the cap, and errors translated."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+
+from ostnode.errors import InvalidArgumentError
+from ostnode.net.transport import (
+    LinkClosedError,
+    TcpNetwork,
+    receive_into,
+    send_all,
+    split_address,
+)
+
+
+async def echo(stream):
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("127.0.0.1:7101", ("127.0.0.1", 7101)),
+        ("[::1]:0", ("::1", 0)),
+        ("node-1.example:65535", ("node-1.example", 65535)),
+    ],
+)
+def test_addresses(text, parts):
+    assert split_address(text) == parts
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "host", "host:", ":1", "host:x", "host:65536", "host:-1", "::1:80", "host:١", "[]:1"],
+)
+def test_addresses_that_are_none(text):
+    with pytest.raises(InvalidArgumentError):
+        split_address(text)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+async def test_bytes_go_there_and_back(nursery, address):
+    network = TcpNetwork()
+    bound = await nursery.start(network.serve, address, echo)
+    buffer = bytearray(10)
+    async with await network.connect(bound) as stream:
+        await send_all(stream, b"hello")
+        assert await receive_into(stream, memoryview(buffer)) == 5
+    assert buffer[:5] == b"hello"
+
+
+@pytest.mark.parametrize(
+    "address", ["192.0.2.1:80", "example.org:80", "0.0.0.0:80", "[2001:db8::1]:80"]
+)
+async def test_plain_tcp_is_for_loopback(address):
+    with pytest.raises(InvalidArgumentError, match="loopback"):
+        await TcpNetwork().connect(address)
+    with pytest.raises(InvalidArgumentError, match="loopback"):
+        await TcpNetwork().serve(address, echo)
+
+
+async def test_plain_tcp_elsewhere_must_be_asked_for(nursery):
+    network = TcpNetwork(plaintext_anywhere=True)
+    bound = await nursery.start(network.serve, "0.0.0.0:0", echo)
+    stream = await TcpNetwork().connect(f"127.0.0.1:{split_address(bound)[1]}")
+    await stream.aclose()
+
+
+async def test_nobody_there_is_a_link_error():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(LinkClosedError, match="cannot connect"):
+        await TcpNetwork().connect(f"127.0.0.1:{port}")
+
+
+async def test_an_address_in_use_is_an_os_error(nursery):
+    network = TcpNetwork()
+    bound = await nursery.start(network.serve, "127.0.0.1:0", echo)
+    with pytest.raises(OSError, match="in use"):
+        await network.serve(bound, echo)
+
+
+async def talks(stream) -> bool:
+    """Whether the other side echoes."""
+    try:
+        await send_all(stream, b"x")
+        return await receive_into(stream, memoryview(bytearray(1))) == 1
+    except LinkClosedError:
+        return False
+
+
+async def test_b50_connections_over_the_cap_are_closed_and_the_others_served(nursery):
+    network = TcpNetwork(connections_max=2)
+    bound = await nursery.start(network.serve, "127.0.0.1:0", echo)
+    async with await network.connect(bound) as first, await network.connect(bound) as second:
+        assert await talks(first)
+        assert await talks(second)
+        async with await network.connect(bound) as third:
+            assert await receive_into(third, memoryview(bytearray(1))) == 0
+        assert await talks(first)
+    with trio.fail_after(5):
+        served = False
+        while not served:
+            async with await network.connect(bound) as again:
+                served = await talks(again)
+
+
+async def test_the_options_of_a_connection(nursery):
+    options = []
+
+    async def look(stream):
+        options.extend(
+            stream.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_NODELAY, socket.TCP_USER_TIMEOUT)
+        )
+
+    network = TcpNetwork(user_timeout_ms=4321)
+    bound = await nursery.start(network.serve, "127.0.0.1:0", look)
+    async with await network.connect(bound) as stream:
+        assert await receive_into(stream, memoryview(bytearray(1))) == 0
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4321
+    assert options == [1, 4321]
+
+
+async def test_a_reset_is_a_link_error(nursery):
+    async def reset(stream):
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    network = TcpNetwork()
+    bound = await nursery.start(network.serve, "127.0.0.1:0", reset)
+    async with await network.connect(bound) as stream:
+        with pytest.raises(LinkClosedError):
+            await receive_into(stream, memoryview(bytearray(1)))
+        with pytest.raises(LinkClosedError):
+            await send_all(stream, b"x")
+
+
+async def test_a_socket_reset_before_it_is_tuned_harms_nothing(nursery, monkeypatch):
+    def refuse(*_):
+        raise OSError(22, "Invalid argument")
+
+    network = TcpNetwork()
+    bound = await nursery.start(network.serve, "127.0.0.1:0", echo)
+    monkeypatch.setattr(trio.SocketStream, "setsockopt", refuse)
+    async with await network.connect(bound) as stream:
+        assert await talks(stream)
