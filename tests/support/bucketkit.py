@@ -10,10 +10,11 @@ from itertools import count
 from blake3 import blake3
 
 from ostnode.env import InlineWorker
-from ostnode.errors import InvalidArgumentError, OstError
+from ostnode.errors import InvalidArgumentError, NotFoundError
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import AccessToken, Grant, Scope, mint_access, mint_grant
 from ostnode.ids import NULL_ACCESSOR, BlobId, ClusterId, GrantId, Principal, Uid
+from ostnode.roles.bucket.core.sync import raise_floor
 from ostnode.roles.bucket.opening import Bucket, open_bucket
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.reader import BlobReader
@@ -101,19 +102,19 @@ class FakeIndex:
         self.feed.extend(map(encode_event, events))
 
     async def call(self, request: Request) -> Reply:
-        reply = self._sync(request) if isinstance(request, m.SyncBucket) else self._feed(request)
+        reply = self.take(request) if isinstance(request, m.SyncBucket) else self.read_feed(request)
         if self.lose_answers:
             self.lose_answers -= 1
             raise ConnectionError("the link broke")
         return Reply(reply)
 
-    def _feed(self, request: Request) -> m.FeedBatch:
+    def read_feed(self, request: Request) -> m.FeedBatch:
         assert isinstance(request, m.Feed)
         events = tuple(self.feed[request.seq :][:500])
         seq = request.seq + len(events)
         return m.FeedBatch(self.incarnation, seq, int(self.clock.now()), events)
 
-    def _sync(self, request: m.SyncBucket) -> m.SyncResult:
+    def take(self, request: m.SyncBucket) -> m.SyncResult:
         if request.first_seq > self.acked + 1:
             raise InvalidArgumentError("a gap")
         self.batches.append(request)
@@ -187,11 +188,11 @@ class Kit:
         authorise(call_of(type(request)), caller)
         return (await self.service.handle(caller, request, body)).message
 
-    def grant(self, user: KeyPair, data: bytes, **changes: object) -> bytes:
+    def grant(self, user: KeyPair, data: bytes, /, **changes: object) -> bytes:
         """A new grant for the user's first registration, reserving unless it is charged."""
         return self.sign(self.claims(user, data, **changes))
 
-    def claims(self, user: KeyPair, data: bytes, **changes: object) -> Grant:
+    def claims(self, user: KeyPair, data: bytes, /, **changes: object) -> Grant:
         now = int(self.clock.now())
         uid = changes.get("uid", uid_of(user))
         blob_id = changes.get("blob_id", blob_of(data))
@@ -261,7 +262,7 @@ class Kit:
         )
         return mint_access(chat, replace(token, **changes))
 
-    def deletion(self, chat: KeyPair, deleter: KeyPair, data: bytes, owner: KeyPair, **changes):
+    def deletion(self, chat: KeyPair, deleter: KeyPair, data: bytes, owner: KeyPair, /, **changes):
         """A ref.del token for one reference."""
         named = {
             "scope": Scope.REF_DEL,
@@ -282,14 +283,16 @@ class Kit:
         return bytes(await reader.read(0, max(1, reader.size)))
 
     async def readable(self, user: KeyPair, chat: KeyPair, data: bytes) -> bool:
+        """Whether the bytes come; every refusal must look like this one."""
         try:
-            assert await self.read(user, chat, data) == data
-        except OstError as error:
-            assert error.code == "not_found"
-            assert error.message == "not found"
-            assert not error.details
-            return False
-        return True
+            found = await self.read(user, chat, data)
+        except NotFoundError as error:
+            told = (error.message, error.details)
+        else:
+            assert found == data
+            return True
+        assert told == ("not found", {})
+        return False
 
     def key_of(
         self, data: bytes, owner: KeyPair | Uid, chat: KeyPair | None, **changes: object
@@ -317,6 +320,11 @@ class Kit:
         await self.sweep()
         while await self.bucket.sync.send_batch(self.index, HTTP):
             pass
+
+    async def raise_floor(self, floor: int) -> None:
+        """As the index's clock would have it, and sweep."""
+        await self.bucket.desk.decide(lambda draft: raise_floor(draft, floor))
+        await self.sweep()
 
     @property
     def stored(self) -> set[BlobId]:

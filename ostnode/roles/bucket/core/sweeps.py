@@ -29,12 +29,14 @@ GRACE_S: Final = 120
 
 
 def sweep_slice(draft: Draft, now: float) -> bool:
-    """Draw up to a slice of one kind of consequence; whether there may be more."""
+    """Draw a slice of what is to be drawn; whether there may be more, of the same or behind it."""
     targets = draft.sweeps(1)
     if targets:
         _sweep(draft, targets[0])
-        return True
-    return _forget(draft, now) or _expire_references(draft, now)
+    else:
+        _forget(draft, now)
+        _expire_references(draft, now)
+    return bool(draft.records)
 
 
 def _sweep(draft: Draft, target: bytes) -> None:
@@ -86,14 +88,12 @@ _SWEEPS: Final[dict[bytes, Callable[[Draft, bytes], bool]]] = {
 }
 
 
-def _expire_references(draft: Draft, now: float) -> bool:
-    names = draft.expired_references(now, REFERENCES_MAX)
-    for name in names:
+def _expire_references(draft: Draft, now: float) -> None:
+    for name in draft.expired_references(now, REFERENCES_MAX):
         remove_reference(draft, name)
-    return len(names) == REFERENCES_MAX
 
 
-def _forget(draft: Draft, now: float) -> bool:
+def _forget(draft: Draft, now: float) -> None:
     """Closed grants that the floor has passed, and used tokens that are over."""
     grants = draft.grants_ended(draft.number(t.FLOOR), FORGOTTEN_MAX)
     if grants:
@@ -101,7 +101,6 @@ def _forget(draft: Draft, now: float) -> bool:
     tokens = draft.single_uses_ended(now, FORGOTTEN_MAX)
     if tokens:
         draft.add(SingleUseForgotten(tuple(tokens)))
-    return FORGOTTEN_MAX in {len(grants), len(tokens)}
 
 
 def expire_upload(draft: Draft, number: int, *, stalled: bool) -> None:
