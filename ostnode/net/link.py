@@ -10,7 +10,6 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from ostnode.env import Rng
-from ostnode.errors import OstError
 from ostnode.ids import Principal
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, Network
@@ -48,9 +47,9 @@ class _Pending:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.outcome: Reply | OstError | LinkClosedError = LinkClosedError("never answered")
+        self.outcome: Reply | Exception = LinkClosedError("never answered")
 
-    def finish(self, outcome: Reply | OstError | LinkClosedError) -> None:
+    def finish(self, outcome: Reply | Exception) -> None:
         self.outcome = outcome
         self.done.set()
 
@@ -66,7 +65,7 @@ class Link:
         self._pending: dict[int, _Pending] = {}
         self._turn = trio.StrictFIFOLock()
         self._window_moved = trio.Event()
-        self._over: LinkClosedError | None = None
+        self._over: str | None = None
         self._closed = trio.Event()
 
     async def call(self, request: Request, body: Buffer = b"") -> Reply:
@@ -105,23 +104,24 @@ class Link:
 
     def _has_room(self, body_bytes: int) -> bool:
         if self._over is not None:
-            raise self._over
+            raise LinkClosedError(self._over)
         return self._connection.room_for(body_bytes)
 
     async def run(self) -> None:
         """Keep the link until it is over; calls in flight then fail with LinkClosedError."""
-        reason = LinkClosedError("the link was closed on this side")
+        reason = "the link was closed on this side"
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._session.write)
                 nursery.start_soon(self._session.watch)
                 nursery.start_soon(self._read)
         except* (LinkClosedError, RemoteProtocolError) as group:
-            reason = LinkClosedError(f"the link to the peer is over: {group.exceptions[0]}")
+            reason = f"the link is over: {group.exceptions[0]}"
         finally:
             self._end(reason)
             for pending in self._pending.values():
-                pending.finish(reason)
+                # One exception each: tasks that raise the same object share its traceback.
+                pending.finish(LinkClosedError(reason))
             self._pending.clear()
 
     async def _read(self) -> None:
@@ -137,16 +137,16 @@ class Link:
                     pending.finish(outcome)
                 self._move_window()
             case GoawayReceived(error, final):
-                reason = LinkClosedError(f"the peer ends the link: {error.code}: {error.message}")
+                reason = f"the peer ends the link: {error.code}: {error.message}"
                 self._end(reason)
                 if final:
-                    raise reason
+                    raise LinkClosedError(reason)
             case Closed():
                 raise LinkClosedError("the peer closed the connection")
             case _:
                 raise AssertionError(f"the state table let {event} through")
 
-    def _end(self, reason: LinkClosedError) -> None:
+    def _end(self, reason: str) -> None:
         """No more calls; those in flight may still be answered."""
         self._over = self._over or reason
         self._closed.set()

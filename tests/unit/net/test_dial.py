@@ -1,0 +1,97 @@
+"""Keeping a link: waits with full jitter, and what ends the keeping."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import trio
+
+from ostnode.errors import NotAuthorizedError
+from ostnode.net.dial import Backoff, dial_forever
+from ostnode.net.memory import MemoryNetwork
+from ostnode.net.transport import LinkClosedError
+from tests.support.wire_peers import ADDRESS, READ, Cluster, SeededRng, served
+
+
+class TopRng(SeededRng):
+    """Always the longest wait."""
+
+    def uniform(self, low, high):
+        return high
+
+
+def test_waits_double_up_to_the_cap_with_full_jitter():
+    backoff = Backoff(base_s=0.1, cap_s=10)
+    tops = [backoff.wait_s(failures, TopRng()) for failures in (0, 1, 2, 3, 7, 1000)]
+    assert tops == pytest.approx([0.1, 0.2, 0.4, 0.8, 10, 10])
+    waits = {backoff.wait_s(3, SeededRng(seed)) for seed in range(50)}
+    assert min(waits) < 0.1
+    assert max(waits) > 0.7
+
+
+async def test_it_dials_until_somebody_is_there_and_again_when_the_link_ends(autojump_clock):
+    network = MemoryNetwork()
+    uses = []
+
+    async def use(link):
+        uses.append(trio.current_time())
+        await link.call(READ)
+        if len(uses) == 1:
+            network.sever(ADDRESS)
+        await link.wait_closed()
+        raise NotAuthorizedError("refused for now")
+
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(network, None, nursery, trio.Event())
+
+        async def keep():
+            await dial_forever(cluster.link, use, rng=SeededRng())
+
+        nursery.start_soon(keep)
+        await trio.sleep(5)
+        assert uses == []
+        async with served(network=network):
+            await trio.sleep(30)
+            assert len(uses) == 2
+        await trio.sleep(5)
+        async with served(network=network):
+            await trio.sleep(30)
+            assert len(uses) == 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_long_life_starts_the_waits_afresh(autojump_clock):
+    attempts = []
+
+    async def use(link):
+        attempts.append(trio.current_time())
+        await trio.sleep(3 if len(attempts) < 3 else 20)
+        if len(attempts) == 5:
+            raise ValueError("enough")
+
+    async with served() as cluster:
+        with pytest.raises(ValueError, match="enough"):
+            await dial_forever(cluster.link, use, rng=TopRng(), backoff=Backoff(1, 10))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(attempts)]
+    assert gaps == pytest.approx([3 + 1, 3 + 2, 20 + 1, 20 + 1])
+
+
+async def test_a_groups_link_errors_count_as_the_link_ending(autojump_clock):
+    uses = []
+
+    async def use(link):
+        uses.append(link)
+        if len(uses) == 3:
+            raise RuntimeError("a bug")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(fail)
+
+    async def fail():
+        raise LinkClosedError("gone")
+
+    async with served() as cluster:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await dial_forever(cluster.link, use, rng=SeededRng())
+    assert len(uses) == 3

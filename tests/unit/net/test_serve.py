@@ -1,0 +1,216 @@
+"""The answering side against peers that break the rules: typed last words, bounded everything."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from ostnode.codec import encode
+from ostnode.errors import NotFoundError
+from ostnode.net.memory import PIPE_BYTES_MAX
+from ostnode.net.session import LinkLimits
+from ostnode.wire import incoming as i
+from ostnode.wire.frames import BODY_BYTES_MAX, pack_frame
+from tests.support.wire_peers import (
+    ADDRESS,
+    INFO,
+    MALLORY,
+    PUSH,
+    READ,
+    dialler,
+    feed,
+    served,
+    wire,
+)
+
+LIMITS = LinkLimits(window_requests=4, queue_bytes_max=64 * 1024)
+
+
+async def until_event(stream, connection):
+    """The next events that the server's bytes make."""
+    events = []
+    while not events:
+        data = await stream.receive_some()
+        events = feed(connection, data, end=not data)
+    return events
+
+
+async def shake_hands(cluster):
+    """A raw stream and its connection, proven."""
+    stream, connection = await cluster.network.connect(cluster.address), dialler()
+    await stream.send_all(wire(connection.send_hello()))
+    await until_event(stream, connection)
+    await stream.send_all(wire(connection.send_proof()))
+    await until_event(stream, connection)
+    return stream, connection
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (pack_frame(encode({"t": 99})), "invalid_argument"),
+        (pack_frame(encode({"t": 1})), "invalid_argument"),
+        (pack_frame(b"\xff"), "invalid_argument"),
+        (b"\xff" * 8, "frame_too_large"),
+        (pack_frame(encode({"t": 9, "token": 1}), b"x") + b"x", "invalid_argument"),
+        (wire(dialler().send_hello()), "invalid_argument"),
+    ],
+)
+async def test_b47_a_broken_rule_is_answered_with_a_typed_goodbye(autojump_clock, data, code):
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        await stream.send_all(data)
+        (event,) = await until_event(stream, connection)
+        assert isinstance(event, i.GoawayReceived)
+        assert event.final
+        assert event.error.code == code
+        assert await stream.receive_some() == b""
+
+
+async def test_b47_the_goodbye_is_heard_though_more_was_being_sent(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        prefix = (0).to_bytes(4, "big") + (BODY_BYTES_MAX + 1).to_bytes(4, "big")
+        await stream.send_all(prefix + bytes(300_000))
+        (event,) = await until_event(stream, connection)
+        assert event.error.code == "frame_too_large"
+
+
+async def test_b47_a_peer_that_never_stops_talking_is_dropped_after_the_goodbye(autojump_clock):
+    async with served() as cluster:
+        stream, _ = await shake_hands(cluster)
+        start = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+            while True:
+                await stream.send_all(b"\xff" * 1000)
+                await trio.sleep(0.01)
+        assert trio.current_time() - start < 2
+
+
+async def test_b47_a_wrong_proof_is_told_and_reaches_no_handler(autojump_clock):
+    async with served() as cluster:
+        stream = await cluster.network.connect(ADDRESS)
+        connection = dialler(MALLORY, principal=READ.accessor)
+        await stream.send_all(wire(connection.send_hello()))
+        await until_event(stream, connection)
+        await stream.send_all(wire(connection.send_proof()))
+        (event,) = await until_event(stream, connection)
+        assert event.error.code == "unauthenticated"
+        assert cluster.service.asked == []
+
+
+@pytest.mark.parametrize("said", [0, 1, 20])
+async def test_b50_a_handshake_that_stalls_is_dropped(autojump_clock, said):
+    async with served() as cluster:
+        stream = await cluster.network.connect(ADDRESS)
+        await stream.send_all(wire(dialler().send_hello())[:said])
+        start = trio.current_time()
+        assert await stream.receive_some() == b""
+        assert trio.current_time() - start == pytest.approx(LinkLimits().handshake_s)
+
+
+@pytest.mark.parametrize("hang_up_after", [0, 1], ids=["at once", "after the hello"])
+async def test_hanging_up_in_the_handshake_is_no_error(autojump_clock, hang_up_after):
+    async with served() as cluster:
+        stream, connection = await cluster.network.connect(ADDRESS), dialler()
+        if hang_up_after:
+            await stream.send_all(wire(connection.send_hello()))
+            await until_event(stream, connection)
+        await stream.aclose()
+        cluster.network.sever(ADDRESS)
+        await trio.testing.wait_all_tasks_blocked()
+        async with cluster.link() as link:
+            await link.call(READ)
+
+
+async def test_a_goodbye_in_the_handshake_is_no_error(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await cluster.network.connect(ADDRESS), dialler()
+        await stream.send_all(wire(connection.send_goaway(NotFoundError())))
+        assert await stream.receive_some() == b""
+
+
+async def test_b50_a_dribbled_frame_is_dropped(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        _, outgoing = connection.send_request(READ, 1000)
+        start = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+            for byte in wire(outgoing) * 10:
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(1)
+        assert trio.current_time() - start < 60
+
+
+async def test_b50_answers_that_nobody_reads_are_bounded_and_the_link_is_dropped(autojump_clock):
+    asked = 0
+    async with served(limits=LIMITS) as cluster:
+        stream, _ = await shake_hands(cluster)
+        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+            for request_id in range(1, 100_000):
+                header = {"t": 4, "id": request_id, "call": 99, "ms": 1, "m": {}}
+                await stream.send_all(pack_frame(encode(header)))
+                asked = request_id
+    # What the pipe and the queue hold, and no more, was answered: 70 bytes each.
+    assert asked < 2 * (PIPE_BYTES_MAX + LIMITS.queue_bytes_max) / 70
+
+
+async def test_b50_pings_without_end_owe_one_pong(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        await stream.send_all(b"".join(wire(connection.send_ping(n)) for n in range(1000)))
+        await trio.testing.wait_all_tasks_blocked()
+        pongs = feed(connection, await stream.receive_some())
+        assert pongs[-1] == i.PongReceived(999)
+        assert len(pongs) < 1000
+
+
+async def test_readers_never_wait_on_handlers(autojump_clock):
+    """A cancel overtakes the handler it is for, and a slow call does not hold up a quick one."""
+    cancelled = []
+
+    async def slow(caller, request, body):
+        try:
+            await trio.sleep(100)
+        except trio.Cancelled:
+            cancelled.append(request)
+            raise
+
+    async with served(slow) as cluster:
+        stream, connection = await shake_hands(cluster)
+        request_id, outgoing = connection.send_request(READ, 60_000)
+        await stream.send_all(wire(outgoing))
+        await stream.send_all(wire(connection.send_cancel(request_id)))
+        await stream.send_all(wire(connection.send_cancel(request_id + 5)))
+        (event,) = await until_event(stream, connection)
+        assert cancelled == [READ]
+        assert event.id == request_id
+        assert event.outcome.code == "busy"
+
+
+async def test_a_request_after_its_answer_was_cancelled_still_gets_one_answer(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        request_id, outgoing = connection.send_request(PUSH, 1000, b"x")
+        await stream.send_all(wire(outgoing))
+        (event,) = await until_event(stream, connection)
+        assert event.id == request_id
+        await stream.send_all(wire(connection.send_cancel(request_id)))
+        _, again = connection.send_request(READ, 1000)
+        await stream.send_all(wire(again))
+        (event,) = await until_event(stream, connection)
+        assert event.outcome.message == INFO
+        assert event.outcome.body == bytes(READ.length)
+        assert READ.blob_id == BLOB
+
+
+async def test_stopping_during_the_last_words_is_quiet(autojump_clock):
+    async with served() as cluster:
+        stream, _ = await shake_hands(cluster)
+        await stream.send_all(b"\xff" * 8)
+        await trio.testing.wait_all_tasks_blocked()
+        cluster.stopping.set()
+        await trio.sleep(5)
+        async with cluster.link() as link:
+            await link.wait_closed()
