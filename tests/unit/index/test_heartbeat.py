@@ -5,14 +5,16 @@ from __future__ import annotations
 import trio
 
 from ostnode.errors import BusyError
+from ostnode.roles.index.core.feed import STAMPS_MAX
 from ostnode.roles.index.heartbeat import Heartbeat
 
 
 class BusyAtFirst:
-    """A repository that refuses some calls, then stamps nothing."""
+    """A repository that refuses some calls, then stamps what it is given."""
 
-    def __init__(self, refusals: int) -> None:
+    def __init__(self, refusals: int, stamps: tuple[int, ...] = ()) -> None:
         self.refusals = refusals
+        self.stamps = list(stamps)
         self.asked_at: list[float] = []
 
     async def transact(self, operation) -> int:
@@ -20,7 +22,7 @@ class BusyAtFirst:
         self.asked_at.append(trio.current_time())
         if len(self.asked_at) <= self.refusals:
             raise BusyError
-        return 0
+        return self.stamps.pop(0) if self.stamps else 0
 
 
 async def test_a_busy_database_is_asked_again_at_the_next_push(autojump_clock) -> None:
@@ -45,3 +47,16 @@ async def test_urgency_does_not_wait_for_the_push(autojump_clock) -> None:
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
     assert [round(at - started, 6) for at in repository.asked_at] == [0, 1, 2, 3, 10]
+
+
+async def test_a_long_backlog_is_stamped_in_one_go(autojump_clock) -> None:
+    heartbeat = Heartbeat(push_interval_s=10)
+    repository = BusyAtFirst(refusals=0, stamps=(STAMPS_MAX, STAMPS_MAX, 1))
+    news = heartbeat.news
+    async with trio.open_nursery() as nursery:
+        await nursery.start(heartbeat.run, repository)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(repository.asked_at) == 3
+    assert news.is_set()
+    assert not heartbeat.news.is_set()
