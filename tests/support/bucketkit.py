@@ -9,7 +9,7 @@ from itertools import count
 
 from blake3 import blake3
 
-from ostnode.env import InlineWorker
+from ostnode.env import InlineWorker, Worker
 from ostnode.errors import InvalidArgumentError, NotFoundError
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import AccessToken, Grant, Scope, mint_access, mint_grant
@@ -168,13 +168,16 @@ class Kit:
         self._serial = count(1)
 
     @asynccontextmanager
-    async def running(self, *, sweeping: bool = False) -> AsyncIterator[Kit]:
+    async def running(
+        self, *, sweeping: bool = False, worker: Worker | None = None
+    ) -> AsyncIterator[Kit]:
         async with open_bucket(
             self.options,
             disk=self.disk,
             clock=self.clock,
             rng=SeededRng(),
-            worker=InlineWorker(),
+            worker=worker or InlineWorker(),
+            read_worker=InlineWorker(),
             sweeping=sweeping,
         ) as self.bucket:
             yield self

@@ -48,11 +48,13 @@ async def open_bucket(
     clock: Clock,
     rng: Rng,
     worker: Worker,
+    read_worker: Worker | None = None,
     index: KeyIndex | None = None,
     sweeping: bool = True,
 ) -> AsyncIterator[Bucket]:
     """A bucket that serves until the block ends; `bucket.sync.run` is the caller's to start.
 
+    `worker` writes the log; `read_worker` (default: the same) reads and hashes.
     Completions that a crash interrupted are taken up again. With `sweeping` off nothing is swept
     but by `bucket.sweeper`. Raises what `open_store` raises, and StoreOwnerError when the
     directory belongs to a bucket of another index.
@@ -67,14 +69,16 @@ async def open_bucket(
         clock=clock,
         rng=rng,
         index=index,
+        read_worker=read_worker,
     ) as store:
+        hashing = read_worker or worker
         for problem in store.problems:
             log.error("damage found in the log", problem=str(problem))
         desk = Desk(store)
         incarnation = await _initialise(desk, options, clock)
         async with trio.open_nursery() as nursery:
             completions = Completions(
-                desk, store, options.rules, clock=clock, worker=worker, nursery=nursery
+                desk, store, options.rules, clock=clock, worker=hashing, nursery=nursery
             )
             service = BucketService(
                 options,
@@ -83,7 +87,7 @@ async def open_bucket(
                 Statements(options, incarnation),
                 completions,
                 clock=clock,
-                worker=worker,
+                worker=hashing,
             )
             sweeper = Sweeper(desk, options, service.last_progress, clock)
             await completions.resume()
