@@ -98,8 +98,11 @@ def wire(outgoing: Outgoing) -> bytes:
     return outgoing[0] + bytes(outgoing[1])
 
 
-def feed(connection: Connection, data: bytes, cuts=(), *, end: bool = False) -> list[Event]:
-    """Every event of `data`, received in pieces that end at `cuts` and wherever a buffer does."""
+def feed(connection: Connection, data: bytes, cuts=(), *, end=False, react=None) -> list[Event]:
+    """Every event of `data`, received in pieces that end at `cuts` and wherever a buffer does.
+
+    `react` is told each event before the next is taken.
+    """
     events: list[Event] = []
     start = 0
     for cut in [*sorted(cuts), len(data)]:
@@ -109,14 +112,14 @@ def feed(connection: Connection, data: bytes, cuts=(), *, end: bool = False) -> 
             buffer[: len(piece)] = piece
             connection.received(len(piece))
             start += len(piece)
-            events += drain(connection)
+            events += drain(connection, react)
     if end:
         connection.received(0)
-        events += drain(connection)
+        events += drain(connection, react)
     return events
 
 
-def drain(connection: Connection) -> list[Event]:
+def drain(connection: Connection, react=None) -> list[Event]:
     """Events until more bytes are needed or the connection is over."""
     events: list[Event] = []
     while connection.state is not State.CLOSED:
@@ -124,6 +127,8 @@ def drain(connection: Connection) -> list[Event]:
         if event is NEED_DATA:
             break
         events.append(event)
+        if react is not None:
+            react(event)
     return events
 
 
