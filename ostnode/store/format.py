@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from blake3 import blake3
 from typing_extensions import Buffer
@@ -123,8 +123,7 @@ class SegmentHeader:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHeader:
+class RecordHeader(NamedTuple):
     """The fixed part of a record."""
 
     kind: int
@@ -155,8 +154,7 @@ class RecordHeader:
         return cls(kind, flags, length, index, seq, batch, number, blob, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class FooterEntry:
+class FooterEntry(NamedTuple):
     """A record as the footer of its sealed segment lists it; kind 0 is a damaged range."""
 
     header: RecordHeader

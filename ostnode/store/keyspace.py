@@ -7,8 +7,7 @@ so a scan may be interleaved with puts, deletes and commits and never holds a sn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -133,7 +132,7 @@ class DurableReader(Reader):
 class Overlay(Writer):
     """A key index with the effects of staged records on top of it.
 
-    Effects go in through `collecting`, which also gathers them per batch, and leave through
+    Effects go in through `apply`, which also gathers them per batch, and leave through
     `retire` once their batch is in the index. A key that a later batch changed again stays.
     """
 
@@ -167,12 +166,12 @@ class Overlay(Writer):
         self._entries[key] = value
         self._changes[key] = value
 
-    @contextmanager
-    def collecting(self, changes: Changes) -> Iterator[Writer]:
-        """Apply effects and gather them in `changes`; an exception takes all of them back."""
+    def apply(self, records: Iterable[Record], reducer: Reducer, changes: Changes) -> None:
+        """Let `reducer` apply records and gather what it changes; if it raises, take all back."""
         self._changes = changes
         try:
-            yield self
+            for record in records:
+                reducer(record, self)
         except BaseException:
             for key, entry, change in reversed(self._undo):
                 _restore(self._entries, key, entry)

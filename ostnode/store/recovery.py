@@ -255,8 +255,7 @@ class Replay:
                 self._commit(at)
             record = self._load(window, header.number, entry)
             if record is not None and batch > batch_seen:
-                with self._overlay.collecting(self._changes) as writer:
-                    self._reducer(record, writer)
+                self._overlay.apply([record], self._reducer, self._changes)
                 at = Covered(header.number, header.uuid, batch)
         if at is not None:
             self._commit(at)

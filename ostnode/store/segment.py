@@ -30,6 +30,10 @@ _JOIN_BYTES_MAX: Final = 16 << 10
 """Payloads up to this are copied into one buffer with their neighbours: one long iovec entry costs
 less than many short ones; longer ones are passed as they are."""
 _PADDING: Final = bytes(ALIGNMENT)
+_SMALL_BATCH_BYTES: Final = 32 << 10
+_ZEROS: Final = bytes(256 << 10)
+"""Written behind a small batch now and then. Syncing into blocks that were written before needs no
+journal commit: 0.12 ms instead of 0.2 here, and it does not wait for what others have there."""
 
 
 def segment_name(number: int) -> str:
@@ -56,9 +60,10 @@ class SegmentWriter:
     `header` was made durable, and so was the file's name, before anything is appended.
     """
 
-    def __init__(self, file: File, header: SegmentHeader) -> None:
+    def __init__(self, file: File, header: SegmentHeader, length: int) -> None:
         self.header = header
-        self._file = file
+        self._file, self._length = file, length
+        self._written = SEGMENT_HEADER_BYTES
         self._key = segment_key(header.uuid)
         self._entries = bytearray()
 
@@ -74,7 +79,7 @@ class SegmentWriter:
         except BaseException:
             file.close()
             raise
-        return cls(file, header)
+        return cls(file, header, length)
 
     def append(self, offset: int, headers: Sequence[RecordHeader], payloads: list[Buffer]) -> None:
         """Write one batch at `offset` and make it durable."""
@@ -92,8 +97,13 @@ class SegmentWriter:
             padding = -header.length % ALIGNMENT
             joined.append(_PADDING[:padding])
             at += RECORD_HEADER_BYTES + header.length + padding
-        self._file.write(offset, [*pieces, b"".join(joined)])
+        pieces.append(b"".join(joined))
+        if at > self._written and at - offset <= _SMALL_BATCH_BYTES:
+            pieces.append(memoryview(_ZEROS)[: self._length - at])
+            at += len(_ZEROS)
+        self._file.write(offset, pieces)
         self._file.sync()
+        self._written = max(self._written, at)
 
     def seal(self, offset: int, seq: int, batch: int) -> None:
         """Write footer and trailer at `offset`, cut the file behind them, make both durable."""

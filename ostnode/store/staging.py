@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -28,8 +28,7 @@ SEGMENT_RECORDS_MAX: Final = 65_536
 """Records per segment, whatever their size: bounds the footer (6 MiB) kept for the open segment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A record with everything decided but its batch flags."""
 
     new: NewRecord
@@ -91,8 +90,7 @@ class Position:
     next_batch: int
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Where a group would go. Nothing is changed until it is accepted."""
 
     records: list[Placed]

@@ -43,7 +43,8 @@ class StoreOptions:
     """Limits of one store."""
 
     segment_bytes: int = 256 << 20
-    batch_bytes_max: int = 4 << 20
+    batch_bytes_max: int = (4 << 20) + (64 << 10)
+    """Four chunks of 1 MiB with their headers and some company."""
     queue_bytes_max: int = 16 << 20
     """Bytes admitted or staged and not yet durable."""
     segments_open_max: int = 64
@@ -130,9 +131,8 @@ class Store:
         for record in records:
             _check(record)
         plan = self._staging.plan(records)
-        with self._parts.overlay.collecting(plan.batch.changes) as writer:
-            for placed in plan.records:
-                self._parts.reducer(self._record(placed), writer)
+        new = map(self._record, plan.records)
+        self._parts.overlay.apply(new, self._parts.reducer, plan.batch.changes)
         self._commit.accept(plan)
         return Staged(range(plan.records[0].seq, self.next_seq), plan.batch, self._commit)
 
@@ -244,11 +244,13 @@ async def _writing(commit: GroupCommit) -> AsyncIterator[None]:
     """The writer task around the body; leaving writes what is staged, within a deadline."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commit.run)
+        nursery.start_soon(commit.close_bursts)
         try:
             yield
         finally:
             with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
                 await commit.close()
+            nursery.cancel_scope.cancel()
 
 
 def _check(record: NewRecord) -> None:

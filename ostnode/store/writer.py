@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import trio
@@ -35,10 +34,10 @@ class GroupCommit:
         self._marker_delay_s = marker_delay_s
         self._pending: dict[tuple[int, int], Placed] = {}
         self._unfinished: dict[int, Batch] = {}
-        self._burst_open = False
+        self._idle_since = 0.0
         self._closing = False
         self._failure: str | None = None
-        self._work, self._ended = trio.Event(), trio.Event()
+        self._work, self._burst, self._ended = trio.Event(), trio.Event(), trio.Event()
         self._scope = trio.CancelScope(shield=True)
         self.admission = Admission(queue_bytes_max)
         self.clean = False
@@ -118,15 +117,30 @@ class GroupCommit:
                 self._staging.close_segment()
                 return queue.popleft() if queue else None
             self._work = trio.Event()
-            with trio.move_on_after(self._marker_delay_s if self._burst_open else math.inf):
-                await self._work.wait()
-            if not queue and not self._closing:
-                self._staging.close_burst()
+            await self._work.wait()
         return queue.popleft()
+
+    async def close_bursts(self) -> None:
+        """Queue a marker whenever the log has been idle for a while; runs until cancelled.
+
+        A task of its own: a deadline around every wait of the writer would cost each lone append
+        a tenth of its time.
+        """
+        while True:
+            await self._burst.wait()
+            await trio.sleep_until(self._idle_since + self._marker_delay_s)
+            if self._idle_since + self._marker_delay_s > trio.current_time():
+                continue
+            self._burst = trio.Event()
+            if not self._unfinished and not self._closing:
+                self._staging.close_burst()
+                self._work.set()
 
     def _completed(self, batch: Batch) -> None:
         self._retire(batch)
-        self._burst_open = batch.records[0].new.kind <= ROLE_KIND_MAX
+        if batch.records[0].new.kind <= ROLE_KIND_MAX:
+            self._idle_since = trio.current_time()
+            self._burst.set()
         opened = SEGMENT_HEADER_BYTES if batch.offset == SEGMENT_HEADER_BYTES else 0
         self.written += opened + batch.nbytes
         batch.durable = True
