@@ -16,6 +16,7 @@ from ostnode.client.errors import (
     UnreachableError,
 )
 from ostnode.client.options import Attempt, ClientOptions, Observer
+from ostnode.client.peer import PeerClient, connect_peer
 from ostnode.client.progress import Phase, Progress, ProgressCallback
 from ostnode.client.retry import RetryPolicy
 from ostnode.client.source import Source
@@ -33,6 +34,7 @@ __all__ = [
     "Downloaded",
     "IntegrityError",
     "Observer",
+    "PeerClient",
     "Phase",
     "Progress",
     "ProgressCallback",
@@ -42,6 +44,7 @@ __all__ = [
     "UnreachableError",
     "UploadedBlob",
     "connect",
+    "connect_peer",
     "mint_accessor_delete",
     "mint_read",
     "mint_ref_delete",

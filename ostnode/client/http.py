@@ -16,6 +16,7 @@ import httpx
 import trio
 from typing_extensions import override
 
+from ostnode import __version__
 from ostnode.client.answers import Answer, refusal_of
 from ostnode.client.errors import BadAnswerError, UnreachableError
 from ostnode.client.routes import JSON_TYPE, HttpCall
@@ -33,6 +34,9 @@ SEND_BYTES: Final = 256 << 10
 KEEP_ALIVE_S: Final = 4
 """Idle connections go before servers close them (hypercorn: 5 s): requests meet fewer closing."""
 CLOSE_DEADLINE_S: Final = 2
+_BUFFERED_PIECES_MAX: Final = 16
+"""httpcore buffers at most 100 KiB of a connection, in pieces of up to 64 KiB."""
+_USER_AGENT: Final = f"ostnode/{__version__}"
 
 
 class Body:
@@ -78,9 +82,11 @@ class Body:
         """Give the connection back, or cut it when the body is not finished."""
         with trio.move_on_after(CLOSE_DEADLINE_S, shield=True):
             await self._response.aclose()
-            while self._suspended:
+            for _ in range(_BUFFERED_PIECES_MAX):
                 # httpx nests async generators; one that is dropped half-way makes Trio warn.
                 # On the closed connection they run to their end: what was buffered, then an error.
+                if not self._suspended:
+                    break
                 self._suspended = bool(await self._drain())
 
     async def _drain(self) -> bytes:
@@ -145,7 +151,7 @@ class Http:
         return Body(node, response, self._stall_deadline_s)
 
     def _request(self, node: str, call: HttpCall, session: str, body: Buffer) -> httpx.Request:
-        headers = dict(call.headers)
+        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **call.headers}
         if session:
             headers["Authorization"] = f"OST {session}"
         if call.json is not None:
@@ -155,13 +161,11 @@ class Http:
             headers["Content-Length"] = str(len(body))
         query = f"?{urlencode(call.query)}" if call.query else ""
         try:
-            request = self._client.build_request(
-                call.method, node + call.path + query, headers=headers
-            )
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            url = httpx.URL(node + call.path + query)
+            headers["Host"] = url.netloc.decode("ascii")
+            return httpx.Request(call.method, url, headers=headers, stream=_Upload(body))
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidArgumentError(f"cannot be sent to {node}: {error}") from None
-        request.stream = _Upload(body)
-        return request
 
 
 class _Upload(httpx.AsyncByteStream):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,12 @@ from ostnode.client.options import Attempt, ClientOptions, Observer
 from ostnode.client.routes import HttpCall, http_call, session_call
 from ostnode.client.source import Buffer
 from ostnode.env import Clock, Rng
-from ostnode.errors import OstError, UnauthenticatedError
+from ostnode.errors import (
+    OstError,
+    TokenExpiredError,
+    TokenInvalidError,
+    UnauthenticatedError,
+)
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Login, mint_login
 from ostnode.wire import messages as m
@@ -107,7 +111,8 @@ class Node:
         session, opened_now = await self._current_session()
         try:
             return await send(session.text)
-        except UnauthenticatedError as error:
+        except (UnauthenticatedError, TokenInvalidError, TokenExpiredError) as error:
+            # It may be the session or a token in the request: only a new session tells.
             if opened_now:
                 raise
             self._observe(name, number, error.code, retry_in_s=0.0)
@@ -132,8 +137,7 @@ class Node:
             caller=caller.key.principal,
             node=self.principal,
             origin="",
-            # Rounded up: a node refuses what was issued before it started.
-            issued_at=math.ceil(now),
+            issued_at=int(now),
             cti=caller.rng.token(_CTI_BYTES),
         )
         try:

@@ -20,8 +20,8 @@ class ClientOptions:
     `parallel` lanes push the chunks of one upload, each with one buffer of a chunk's size.
     `answer_deadline_s` bounds one attempt of a small call, `push_deadline_s` of one chunk (the
     last one's answer waits for the whole blob to be hashed), `stall_deadline_s` a silence within
-    a download. `fruitless_rounds_max` bounds how often an upload allocates anew without a chunk
-    having been accepted in between. `spool_dir` is where streams are kept while they are hashed.
+    a download. `fruitless_rounds_max` bounds how often an upload allocates anew without having
+    got further than before. `spool_dir` is where streams are kept while they are hashed.
     """
 
     parallel: int = 4

@@ -52,7 +52,7 @@ def blob_call(
     accessor: Principal, blob_id: BlobId, token: bytes, byte_range: str | None
 ) -> HttpCall:
     """GET of a blob's bytes; `byte_range` is a Range header's value."""
-    headers = _token(token) | {"Accept-Encoding": "identity"}
+    headers = _token(token)
     if byte_range is not None:
         headers["Range"] = byte_range
     return HttpCall("get_blob", "GET", f"/{_accessor(accessor)}/{blob_id}", headers=headers)

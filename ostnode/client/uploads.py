@@ -49,6 +49,7 @@ class Upload:
         self._progress = progress
         self._sent = 0
         self._bytes_done = 0
+        self._bytes_best = 0
 
     async def run(
         self, allocating: Allocating, bucket_at: Callable[[m.BucketAddress], Node]
@@ -70,7 +71,7 @@ class Upload:
             return await self._push_missing(bucket, allocation, total)
 
         reference, address = await allocating.rounds(
-            self._prepared.blob_id, self._prepared.size, use, lambda: self._sent
+            self._prepared.blob_id, self._prepared.size, use, lambda: self._bytes_best
         )
         self._bytes_done = self._prepared.size
         self._show_progress()
@@ -141,6 +142,7 @@ class Upload:
         result = await run.bucket.call(request, m.PushResult, body, deadline_s)
         self._sent += 1
         self._bytes_done += span.length
+        self._bytes_best = max(self._bytes_best, self._bytes_done)
         self._show_progress()
         return result.reference
 
