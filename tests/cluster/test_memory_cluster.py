@@ -10,7 +10,7 @@ import trio
 
 from ostnode.errors import AccessorDeletedError, AllowanceExceededError, NotFoundError
 from ostnode.wire import messages as m
-from tests.support.cluster import (
+from tests.support.memorycluster import (
     CHUNK_BYTES,
     MemoryCluster,
     blob_of,

@@ -18,7 +18,7 @@ from ostnode.errors import NotFoundError, OstError
 from ostnode.identity.keys import KeyPair
 from ostnode.net.transport import LinkClosedError
 from ostnode.wire import messages as m
-from tests.support.cluster import CHUNK_BYTES, MemoryCluster, blob_of, key_of, memory_cluster
+from tests.support.memorycluster import CHUNK_BYTES, MemoryCluster, blob_of, key_of, memory_cluster
 
 OPERATIONS = 40
 GRANT_TTL_S = 600
