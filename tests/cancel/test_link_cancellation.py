@@ -107,7 +107,9 @@ async def test_cancelling_the_block_closes_the_link_on_both_sides(autojump_clock
         assert cluster.network._open[cluster.address] == []
 
 
-async def test_a_server_cancelled_in_the_middle_of_a_body_ends_the_callers_link(autojump_clock):
+async def test_a_server_cancelled_with_a_call_in_flight_ends_the_callers_link(
+    autojump_clock, nursery
+):
     async def forever(caller, request, body):
         await trio.sleep_forever()
 
@@ -119,12 +121,9 @@ async def test_a_server_cancelled_in_the_middle_of_a_body_ends_the_callers_link(
         except LinkClosedError as error:
             outcome.append(error)
 
-    async with (
-        trio.open_nursery() as nursery,
-        served(forever) as cluster,
-        cluster.link() as link,
-    ):
+    async with served(forever) as cluster, cluster.link() as link:
         nursery.start_soon(call, link)
         await trio.sleep(1)
         cluster.nursery.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
     assert len(outcome) == 1

@@ -166,6 +166,20 @@ async def echo(caller: Caller, request: Request, body: bytes) -> Reply:
     return Reply(m.PushResult(len(body)))
 
 
+def answering(*outcomes: Reply | Exception) -> Answer:
+    """Answers with each outcome in turn, and from then on with the last."""
+    left = list(outcomes)
+
+    async def answer(caller: Caller, request: Request, body: bytes) -> Reply:
+        await trio.lowlevel.checkpoint()
+        outcome = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return answer
+
+
 def nobody_special(principal: Principal) -> frozenset[Kind]:
     return frozenset()
 

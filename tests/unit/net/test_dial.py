@@ -82,14 +82,10 @@ async def test_a_groups_link_errors_count_as_the_link_ending(autojump_clock):
 
     async def use(link):
         uses.append(link)
+        await link.call(READ)
         if len(uses) == 3:
             raise RuntimeError("a bug")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fail)
-            nursery.start_soon(fail)
-
-    async def fail():
-        raise LinkClosedError("gone")
+        raise ExceptionGroup("two tasks", [LinkClosedError("gone"), LinkClosedError("gone")])
 
     async with served() as cluster:
         with pytest.raises(RuntimeError, match="a bug"):

@@ -41,7 +41,7 @@ from tests.support.wire_peers import (
     FakeService,
     SeededRng,
     accepter,
-    echo,
+    answering,
     feed,
     linked,
     served,
@@ -84,10 +84,7 @@ async def test_calls_over_tcp(nursery):
 
 
 async def test_refusals_arrive_typed_and_harm_nothing():
-    async def refuse(caller, request, body):
-        raise DataCorruptError("bad sector", blob="b3")
-
-    async with linked(refuse) as (link, _):
+    async with linked(answering(DataCorruptError("bad sector", blob="b3"))) as (link, _):
         for _ in range(2):
             with pytest.raises(DataCorruptError, match="bad sector") as caught:
                 await link.call(READ)
@@ -95,15 +92,7 @@ async def test_refusals_arrive_typed_and_harm_nothing():
 
 
 async def test_a_crash_of_the_handler_is_internal_tells_nothing_and_the_link_lives():
-    crashed = []
-
-    async def crash(caller, request, body):
-        crashed.append(1)
-        if len(crashed) == 1:
-            raise KeyError("secret")
-        return await echo(caller, request, body)
-
-    async with linked(crash) as (link, _):
+    async with linked(answering(KeyError("secret"), Reply(INFO))) as (link, _):
         with pytest.raises(InternalError) as caught:
             await link.call(READ)
         assert "secret" not in str(caught.value)
@@ -111,12 +100,8 @@ async def test_a_crash_of_the_handler_is_internal_tells_nothing_and_the_link_liv
 
 
 async def test_an_answer_of_a_wrong_class_or_size_is_internal():
-    answers = [Reply(m.Ok()), Reply(INFO, bytes(BODY_BYTES_MAX + 1)), Reply(INFO)]
-
-    async def wrong(caller, request, body):
-        return answers.pop(0)
-
-    async with linked(wrong) as (link, _):
+    answer = answering(Reply(m.Ok()), Reply(INFO, bytes(BODY_BYTES_MAX + 1)), Reply(INFO))
+    async with linked(answer) as (link, _):
         for _ in range(2):
             with pytest.raises(InternalError):
                 await link.call(READ)
@@ -125,11 +110,7 @@ async def test_an_answer_of_a_wrong_class_or_size_is_internal():
 
 async def test_b49_who_may_call_is_checked_before_the_role():
     kinds = set()
-
-    async def answer(caller, request, body):
-        return Reply(m.FeedBatch(1, 0, 0))
-
-    async with linked(answer, kinds_of=lambda _: frozenset(kinds), services={}) as (link, _):
+    async with linked(kinds_of=lambda _: frozenset(kinds), services={}) as (link, _):
         with pytest.raises(NotAuthorizedError):
             await link.call(FEED)
         kinds.add(Kind.BUCKET)
@@ -139,14 +120,11 @@ async def test_b49_who_may_call_is_checked_before_the_role():
 
 async def test_a_roster_change_counts_on_an_open_link():
     kinds = {Kind.BUCKET}
-
-    async def answer(caller, request, body):
-        assert Kind.BUCKET in caller.kinds
-        return Reply(m.FeedBatch(1, 0, 0))
-
-    services = {Kind.INDEX: FakeService(answer)}
+    index = FakeService(answering(Reply(m.FeedBatch(1, 0, 0))))
+    services = {Kind.INDEX: index}
     async with linked(kinds_of=lambda _: frozenset(kinds), services=services) as (link, _):
         await link.call(FEED)
+        assert index.asked[0][0].kinds == {Kind.BUCKET}
         kinds.clear()
         with pytest.raises(NotAuthorizedError):
             await link.call(FEED)

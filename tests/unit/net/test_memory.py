@@ -12,6 +12,7 @@ from ostnode.net.transport import LinkClosedError
 
 async def test_it_is_a_half_closeable_stream():
     async def make():
+        await trio.lowlevel.checkpoint()
         return memory_stream_pair()
 
     async def make_clogged():

@@ -115,6 +115,7 @@ async def test_the_options_of_a_connection(nursery):
     options = []
 
     async def look(stream):
+        await trio.lowlevel.checkpoint()
         options.extend(
             stream.getsockopt(socket.IPPROTO_TCP, option)
             for option in (socket.TCP_NODELAY, socket.TCP_USER_TIMEOUT)
@@ -130,6 +131,7 @@ async def test_the_options_of_a_connection(nursery):
 
 async def test_a_reset_is_a_link_error(nursery):
     async def reset(stream):
+        await trio.lowlevel.checkpoint()
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
     network = TcpNetwork()
