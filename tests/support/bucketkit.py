@@ -87,6 +87,8 @@ class FakeIndex:
     charges: dict[tuple[Uid, BlobId], int] = field(default_factory=dict)
     events: list[Message] = field(default_factory=list)
     feed: list[bytes] = field(default_factory=list)
+    ends: dict[int, m.ClosedEnd] = field(default_factory=dict)
+    """The latest ends as they were named, by the event that asked: a repeat gets the same."""
     batches: list[m.SyncBucket] = field(default_factory=list)
     lose_answers: int = 0
 
@@ -121,12 +123,14 @@ class FakeIndex:
         closed = []
         for seq, data in enumerate(request.events, request.first_seq):
             event = decode_event(data, e.OutboxEvent)
-            if isinstance(event, e.Completed | e.GrantClosed):
-                end = self.grants[event.grant_id].end if event.grant_id in self.grants else 1
-                closed.append(m.ClosedEnd(event.grant_id, end))
             if seq > self.acked:
+                if isinstance(event, e.Completed | e.GrantClosed):
+                    opened = self.grants.get(event.grant_id)
+                    self.ends[seq] = m.ClosedEnd(event.grant_id, opened.end if opened else 0)
                 self._apply(event)
                 self.acked = seq
+            if seq in self.ends:
+                closed.append(self.ends[seq])
         return m.SyncResult(self.acked, tuple(closed))
 
     def _apply(self, event: Message) -> None:

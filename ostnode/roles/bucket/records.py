@@ -164,14 +164,15 @@ class GrantRenewed(Message):
 class GrantClosed(Message):
     """The grant is dead. Its open upload, if it had one, ends here.
 
-    `end` is the latest end the index issued, 0 while not known. `parameters`, `size`,
-    `accessors` and `ref_id` tell a completed one's answer again.
+    `end` is the latest end the index issued, 0 while not known; `seen` the latest that was shown
+    here. `parameters`, `size`, `accessors` and `ref_id` tell a completed one's answer again.
     """
 
     grant_id: GrantId
     uid: Uid
     reason: ShortText
     end: Amount = 0
+    seen: Amount = 0
     parameters: Digest = b""
     size: Amount = 0
     accessors: Accessors = ()

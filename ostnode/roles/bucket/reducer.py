@@ -125,9 +125,12 @@ def _grant_closed(record: Record, rows: Writer, payload: r.GrantClosed) -> None:
     grant = None if row is None else t.unpack_grant(row)
     if isinstance(grant, t.ClosedGrant):
         return
+    seen = payload.seen
     if grant is not None:
+        seen = max(seen, _progress(rows, grant.number).end)
         _end_upload(rows, grant.number)
-    rows.put(key, t.ClosedGrant(payload.end, BlobId(record.blob), record.payload).pack())
+    closed = t.ClosedGrant(payload.end, seen, BlobId(record.blob), record.payload)
+    rows.put(key, closed.pack())
     if payload.end:
         rows.put(t.end_key(payload.end, payload.grant_id), b"")
 
@@ -152,15 +155,17 @@ def _end_upload(rows: Writer, number: int) -> None:
 
 
 def _grants_ended(rows: Writer, payload: r.GrantsEnded) -> None:
+    """Whatever the index names, a grant is kept until no bytes seen here can be in time again."""
     for named in payload.ends:
         grant = _closed(rows, named.grant_id)
-        if grant is None or named.end <= grant.end:
+        if grant is None:
             continue
+        end = max(named.end, grant.end, grant.seen)
         if grant.end:
             rows.delete(t.end_key(grant.end, named.grant_id))
-        row = t.ClosedGrant(named.end, grant.blob_id, grant.payload)
+        row = t.ClosedGrant(end, grant.seen, grant.blob_id, grant.payload)
         rows.put(t.GRANTS + named.grant_id, row.pack())
-        rows.put(t.end_key(named.end, named.grant_id), b"")
+        rows.put(t.end_key(end, named.grant_id), b"")
 
 
 def _grants_forgotten(rows: Writer, payload: r.GrantsForgotten) -> None:

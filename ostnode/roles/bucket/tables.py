@@ -6,7 +6,7 @@ they count. Every part before the last has a fixed length, so prefixes are exact
 | table | key | row |
 | --- | --- | --- |
 | META | name | a number |
-| GRANTS | grant | open: the upload's number; closed: latest end, blob, GrantClosed |
+| GRANTS | grant | open: the upload's number; closed: ends, blob, GrantClosed |
 | ENDS | end, grant | closed grants whose latest end is known, for the floor |
 | UPLOADS | number | Upload |
 | PROGRESS | number | received chunks and bytes, latest end of the grant seen |
@@ -277,22 +277,27 @@ class OpenGrant:
 
 @dataclass(frozen=True, slots=True)
 class ClosedGrant:
-    """A dead grant; `payload` is the GrantClosed record's."""
+    """A dead grant; `payload` is the GrantClosed record's.
+
+    `end` is its latest end as the index names it, 0 until then; `seen` the latest shown here.
+    """
 
     end: int
+    seen: int
     blob_id: BlobId
     payload: bytes
 
     def pack(self) -> bytes:
         """The row."""
-        return CLOSED + u64(self.end) + self.blob_id + self.payload
+        return CLOSED + u64(self.end) + u64(self.seen) + self.blob_id + self.payload
 
 
 def unpack_grant(row: bytes) -> OpenGrant | ClosedGrant:
     """A row of GRANTS."""
     if row[:1] == OPEN:
         return OpenGrant(number_of(row[1:9]))
-    return ClosedGrant(number_of(row[1:9]), BlobId(row[9:41]), row[41:])
+    ends = number_of(row[1:9]), number_of(row[9:17])
+    return ClosedGrant(*ends, BlobId(row[17:49]), row[49:])
 
 
 def end_key(end: int, grant_id: GrantId) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ostnode.ids import BlobId, GrantId, Uid
+from ostnode.ids import BlobId
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.records import GrantClosed, Reason, ReferenceRemoved, Upload
@@ -11,19 +11,17 @@ from ostnode.wire import events as e
 
 def close_upload(draft: Draft, upload: Upload, reason: Reason) -> None:
     """Kill the grant of an upload, begun or not, and all it has stored."""
-    close_grant(draft, upload.grant_id, upload.uid, upload.blob_id, reason)
+    closed = GrantClosed(upload.grant_id, upload.uid, reason, seen=upload.end)
+    close_grant(draft, closed, upload.blob_id)
 
 
-def close_grant(
-    draft: Draft, grant_id: GrantId, uid: Uid, blob_id: BlobId, reason: Reason, end: int = 0
-) -> None:
+def close_grant(draft: Draft, closed: GrantClosed, blob_id: BlobId) -> None:
     """Kill a grant that is not closed yet, without a completion, and tell the index.
 
-    `end` is its latest end if the index has named it. A blob that only the grant's upload kept
-    goes as well.
+    A blob that only the grant's upload kept goes as well.
     """
-    draft.add(GrantClosed(grant_id, uid, reason, end), blob=blob_id)
-    draft.tell(e.GrantClosed(grant_id, uid, blob_id, reason))
+    draft.add(closed, blob=blob_id)
+    draft.tell(e.GrantClosed(closed.grant_id, closed.uid, blob_id, closed.reason))
     draft.release(blob_id)
 
 

@@ -54,6 +54,7 @@ def complete(
         grant_id=upload.grant_id,
         uid=upload.uid,
         reason=Reason.COMPLETED,
+        seen=upload.end,
         parameters=parameters_digest(upload),
         size=upload.size,
         accessors=accessors,

@@ -13,6 +13,7 @@ from ostnode.roles.bucket.records import (
     Blocked,
     FeedCursor,
     Floor,
+    GrantClosed,
     GrantsEnded,
     OutboxAcked,
     Reason,
@@ -64,7 +65,8 @@ def _revoke(draft: Draft, event: e.GrantRevoked) -> None:
     if isinstance(draft.grant(event.grant_id), t.ClosedGrant):
         draft.add(GrantsEnded((m.ClosedEnd(event.grant_id, event.end),)))
         return
-    close_grant(draft, event.grant_id, event.uid, event.blob_id, Reason.REVOKED, event.end)
+    closed = GrantClosed(event.grant_id, event.uid, Reason.REVOKED, end=event.end)
+    close_grant(draft, closed, event.blob_id)
 
 
 def acknowledge(draft: Draft, through: int, result: m.SyncResult) -> None:
