@@ -25,7 +25,7 @@ from ostnode.roles.index.core import accessors, allocation, users
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.feed import read_feed
 from ostnode.roles.index.core.outbox import sync_bucket
-from ostnode.roles.index.core.rows import Meta
+from ostnode.roles.index.core.rows import Blocked, Meta
 from ostnode.roles.index.core.status import cluster_info
 from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.heartbeat import Heartbeat
@@ -68,6 +68,13 @@ class IndexService(Service):
     def is_blocked(self, principal: Principal) -> bool:
         """Whether the principal may get no session; asked for every request, so from memory."""
         return principal in self._blocked
+
+    def _note_blocked(self, row: Blocked) -> None:
+        """Called in the order of the commits, whether or not the asker still waits."""
+        if row.blocked:
+            self._blocked.add(row.principal)
+        else:
+            self._blocked.discard(row.principal)
 
     @override
     async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
@@ -126,14 +133,10 @@ class IndexService(Service):
         return m.Ok()
 
     async def _block(self, request: m.BlockPrincipal) -> None:
-        # Blocked before and unblocked after: a call that is cut may have had its effect.
-        if request.blocked:
-            self._blocked.add(request.principal)
         await self._transact(
-            lambda tables: users.set_blocked(tables, request.principal, blocked=request.blocked)
+            lambda tables: users.set_blocked(tables, request.principal, blocked=request.blocked),
+            then=self._note_blocked,
         )
-        if not request.blocked:
-            self._blocked.discard(request.principal)
 
     async def _user(self, caller: Caller, request: m.GetUser) -> m.UserInfo:
         principal = request.principal or caller.proven

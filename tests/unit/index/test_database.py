@@ -135,17 +135,20 @@ async def test_a_caller_that_is_gone_before_its_turn_is_not_served(engine: Count
 
 
 async def test_an_operation_whose_caller_goes_while_it_runs_is_finished(engine: Counting) -> None:
+    told: list[None] = []
     gate = threading.Event()
     engine.before = lambda: gate.wait(5) and None
     repository = Repository(engine, ThreadWorker(1), lambda: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(repository.run)
         async with trio.open_nursery() as caller:
-            caller.start_soon(repository.transact, _burn(1))
+            caller.start_soon(repository.transact, _burn(1), told.append)
             await trio.testing.wait_all_tasks_blocked()
             caller.cancel_scope.cancel()
+        assert told == []
         gate.set()
         assert await repository.transact(_count) == 1
+        assert told == [None]
         nursery.cancel_scope.cancel()
 
 
@@ -178,6 +181,33 @@ async def test_who_still_waits_at_the_end_is_told(engine: Counting) -> None:
     with pytest.raises(ShuttingDownError):
         await repository.transact(_count)
     engine.inner.run_batch([])
+
+
+async def test_nobody_is_told_yes_when_the_end_of_the_batch_was_not_seen(
+    engine: Counting,
+) -> None:
+    repository = Repository(CutOff(engine), InlineWorker(), lambda: None)
+    told: list[None] = []
+
+    async def ask() -> None:
+        with pytest.raises(ShuttingDownError):
+            await repository.transact(_burn(1), told.append)
+
+    with pytest.RaisesGroup(KeyboardInterrupt):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(repository.run)
+            async with trio.open_nursery() as callers:
+                callers.start_soon(ask)
+    assert told == []
+
+
+class CutOff(Counting):
+    """An engine whose thread is interrupted after the work."""
+
+    @override
+    def run_batch(self, jobs: Sequence[Job]) -> bool:
+        super().run_batch(jobs)
+        raise KeyboardInterrupt
 
 
 async def test_a_failed_transaction_ends_the_node_and_nobody_is_told_yes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from ostnode.errors import (
     NotAuthorizedError,
@@ -14,7 +15,7 @@ from ostnode.roles.index import Rules
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.calls import NOBODY, Caller
-from tests.support.index_cluster import an_index, blob
+from tests.support.index_cluster import IndexCluster, an_index, blob
 
 
 async def test_users_see_their_own_account_and_admins_everyones() -> None:
@@ -184,6 +185,30 @@ async def test_blocking_is_told_and_taken_back() -> None:
         events = await index.bucket.feed()
         assert e.PrincipalBlocked(stranger, blocked=True, version=3) in events
         assert not index.service.is_blocked(index.alice.proven)
+
+
+async def test_a_block_is_remembered_over_a_restart(tmp_path) -> None:
+    index = IndexCluster(Rules(), tmp_path, 1)
+    async with index.open():
+        await index.ask(index.app, m.BlockPrincipal(index.alice.proven))
+        await index.ask(index.app, m.BlockPrincipal(index.bob.proven))
+        await index.ask(index.app, m.BlockPrincipal(index.bob.proven, blocked=False))
+    async with index.open() as service:
+        assert service.is_blocked(index.alice.proven)
+        assert not service.is_blocked(index.bob.proven)
+
+
+async def test_blocks_and_unblocks_at_once_leave_what_is_durable() -> None:
+    async with an_index() as index:
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+                for blocked in (True, False, False, True):
+                    nursery.start_soon(
+                        index.ask, index.app, m.BlockPrincipal(index.bob.proven, blocked)
+                    )
+            await index.change(("register", index.bob, 1))
+            durable = (await index.user(index.bob.proven)).blocked
+            assert index.service.is_blocked(index.bob.proven) is durable
 
 
 async def test_a_bucket_call_and_a_nobody_are_turned_away() -> None:

@@ -58,12 +58,14 @@ def change_principal(tables: Tables, old: Principal, new: Principal) -> None:
     feed.announce_user(tables, user.uid, urgent=True)
 
 
-def set_blocked(tables: Tables, principal: Principal, *, blocked: bool) -> None:
-    """Block or unblock a principal, registered or not."""
+def set_blocked(tables: Tables, principal: Principal, *, blocked: bool) -> Blocked:
+    """Block or unblock a principal, registered or not; how it stands now."""
     row = tables.blocked.get(principal) or Blocked(principal, blocked=False, version=0)
     if row.blocked != blocked:
-        tables.blocked.put(Blocked(principal, blocked, row.version + 1))
+        row = Blocked(principal, blocked, row.version + 1)
+        tables.blocked.put(row)
         feed.announce_blocked(tables, principal)
+    return row
 
 
 def is_blocked(tables: Tables, principal: Principal) -> bool:

@@ -24,8 +24,11 @@ WAITING_JOBS_MAX: Final = 4096
 class _Job(Job, Generic[T]):
     """An operation whose caller waits for it."""
 
-    def __init__(self, operation: Callable[[Tables], T]) -> None:
+    def __init__(
+        self, operation: Callable[[Tables], T], then: Callable[[T], None] | None = None
+    ) -> None:
         self._operation = operation
+        self._then = then
         self._result: list[T] = []
         self._error: Exception | None = None
         self.done = trio.Event()
@@ -39,12 +42,21 @@ class _Job(Job, Generic[T]):
     def fail(self, error: Exception) -> None:
         self._error = error
 
+    def drop(self) -> None:
+        """Its batch was not seen to end: whatever it has done, nobody hears of it."""
+        self._error = self._error or ShuttingDownError()
+        self.done.set()
+
+    def tell(self) -> None:
+        """Its batch has ended, and is durable; the caller may not be waiting any more."""
+        if self._then is not None and self._error is None and self._result:
+            self._then(self._result[0])
+        self.done.set()
+
     def result(self) -> T:
         """What the operation returned; raises what it raised, or why it has no effect."""
         if self._error is not None:
             raise self._error
-        if not self._result:
-            raise ShuttingDownError
         return self._result[0]
 
 
@@ -71,13 +83,18 @@ class Repository:
         self._on_urgent = on_urgent
         self._send, self._receive = trio.open_memory_channel[_Job[object]](WAITING_JOBS_MAX)
 
-    async def transact(self, operation: Callable[[Tables], T]) -> T:
+    async def transact(
+        self, operation: Callable[[Tables], T], then: Callable[[T], None] | None = None
+    ) -> T:
         """Run the operation in a transaction and wait until that is durable.
+
+        `then` is called with the result once it is, in the order of the transactions, also when
+        the caller has been cancelled meanwhile.
 
         Raises what the operation raises (and then it had no effect), BusyError, or
         ShuttingDownError.
         """
-        job = _Job[T](operation)
+        job = _Job[T](operation, then)
         try:
             self._send.send_nowait(job)  # type: ignore[arg-type]  # the result is read here only
         except trio.WouldBlock:
@@ -101,10 +118,12 @@ class Repository:
                     batch = [await self._receive.receive(), *self._waiting(BATCH_JOBS_MAX - 1)]
                     if await self._worker.run(self._database.run_batch, _wanted(batch)):
                         self._on_urgent()
-                    _tell(batch)
+                    for job in batch:
+                        job.tell()
+                    batch = []
             finally:
-                _tell(batch)
-                _tell(self._waiting(WAITING_JOBS_MAX))
+                for job in (*batch, *self._waiting(WAITING_JOBS_MAX)):
+                    job.drop()
 
     def _waiting(self, count: int) -> list[_Job[object]]:
         """Up to `count` jobs that wait already."""
@@ -119,8 +138,3 @@ class Repository:
 
 def _wanted(batch: list[_Job[object]]) -> list[_Job[object]]:
     return [job for job in batch if not job.abandoned]
-
-
-def _tell(batch: list[_Job[object]]) -> None:
-    for job in batch:
-        job.done.set()
