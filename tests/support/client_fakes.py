@@ -86,11 +86,15 @@ class Upload:
 
 
 class FakeCluster(httpx.AsyncBaseTransport):
-    """An index and a bucket. `faults` are asked first, in order; `requests` counts by name."""
+    """An index and a bucket. `faults` are asked first, in order; `requests` counts by name.
+
+    Every request, and every piece of an answer, takes `takes_s`.
+    """
 
     def __init__(self, chunk_bytes: int = 4) -> None:
         self.chunk_bytes = chunk_bytes
-        self.limit = 1 << 30
+        self.address = ADDRESS
+        self.limit = 1 << 40
         self.blobs: dict[BlobId, bytes] = {}
         self.uploads: dict[GrantId, Upload] = {}
         self.faults: list[Fault] = []
@@ -104,11 +108,13 @@ class FakeCluster(httpx.AsyncBaseTransport):
         self.already_yours = False
         self.piece_bytes = 3
         self.cut_after: list[int] = []
+        self.takes_s = 0.0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await trio.sleep(self.takes_s)
         response = await self._respond(request)
         if response.is_stream_consumed:  # httpx reads what it is given as a whole
-            stream = Pieces(response.content, 1 << 16, None)
+            stream = Pieces(response.content, 1 << 16, takes_s=self.takes_s)
             response = httpx.Response(response.status_code, headers=response.headers, stream=stream)
         return response
 
@@ -144,11 +150,11 @@ class FakeCluster(httpx.AsyncBaseTransport):
         if path == "/v1/references":
             return self._refer(from_json(m.AddReference, json.loads(body)))
         if path.startswith("/v1/locate/"):
-            return answer(ADDRESS)
+            return answer(self.address)
         return self._read(request)
 
     def _open_session(self, request: httpx.Request, body: bytes) -> httpx.Response:
-        node = INDEX if request.url.host == "index.test" else BUCKET
+        node = BUCKET if request.url.host == "bucket.test" else INDEX
         now = self.now()
         login = open_login(
             decode_text(json.loads(body)["login"]),
@@ -176,7 +182,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
                 grant=bytes(upload.grant_id),
                 grant_id=upload.grant_id,
                 expires_at=int(START) + 3600,
-                bucket=ADDRESS,
+                bucket=self.address,
                 chunk_bytes=self.chunk_bytes,
                 already_yours=self.already_yours,
                 allowance=m.Allowance(self.limit, 0, request.size),
@@ -247,7 +253,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
             headers["content-range"] = f"bytes {first}-{end - 1}/{len(data)}"
         headers["content-length"] = str(end - first)
         cut = self.cut_after.pop(0) if self.cut_after else None
-        body = Pieces(data[first:end], self.piece_bytes, cut)
+        body = Pieces(data[first:end], self.piece_bytes, cut, self.takes_s)
         return httpx.Response(status, headers=headers, stream=body)
 
 
@@ -259,17 +265,21 @@ class RealClockCluster(FakeCluster):
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body in small pieces, that may break off after some bytes."""
+    """A body in small pieces, each after a while, that may break off after some bytes."""
 
-    def __init__(self, data: bytes, piece_bytes: int, cut_after: int | None) -> None:
+    def __init__(
+        self, data: bytes, piece_bytes: int, cut_after: int | None = None, takes_s: float = 0.0
+    ) -> None:
         self._data = data
         self._piece_bytes = piece_bytes
         self._cut_after = cut_after
+        self._takes_s = takes_s
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._data), self._piece_bytes):
             if self._cut_after is not None and start >= self._cut_after:
                 raise httpx.ReadError("cut")
+            await trio.sleep(self._takes_s)
             yield self._data[start : start + self._piece_bytes]
 
 
