@@ -19,7 +19,7 @@ def shape() -> Shape:
 
 @pytest.fixture
 async def cluster(shape: Shape, tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with a_cluster(shape, tmp_path) as cluster:
+    async with a_cluster(tmp_path, shape) as cluster:
         yield cluster
 
 

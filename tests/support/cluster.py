@@ -1,7 +1,8 @@
 """A whole cluster in one process: the real index and buckets, on real links over memory.
 
-Under the autojump clock time is virtual and every run is the same. Links can be cut, replies
-lost, nodes killed and started again from what their disks kept.
+Roles are put together by `ostnode.node` as in a process of their own; only HTTP is left out. Under
+the autojump clock time is virtual and every run is the same. Links can be cut, replies lost,
+nodes killed and started again from what their disks kept.
 """
 
 from __future__ import annotations
@@ -11,49 +12,50 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import trio
 from typing_extensions import override
 
+from ostnode.config import Config, parse_config
 from ostnode.env import Clock, InlineWorker
 from ostnode.errors import UserUnknownError
-from ostnode.identity.keys import verify
-from ostnode.ids import BlobId, Principal, Uid
-from ostnode.net.dial import Backoff, dial_forever
+from ostnode.identity.keys import KeyPair, verify
+from ostnode.ids import BlobId, Principal, PrincipalKind, Uid
+from ostnode.keyfiles import create_key_file
 from ostnode.net.link import Link, Signer, open_link
-from ostnode.net.memory import MemoryNetwork
-from ostnode.net.serve import serve_link
-from ostnode.net.transport import LinkClosedError
-from ostnode.roles.bucket.opening import Bucket, open_bucket
-from ostnode.roles.bucket.options import BucketOptions
-from ostnode.roles.index import IndexOptions, IndexService, Rules, open_index
+from ostnode.net.memory import MemoryNetwork, MemoryStream
+from ostnode.net.transport import Handler, LinkClosedError, Network
+from ostnode.node.bucket import open_bucket_role
+from ostnode.node.index import open_index_role
+from ostnode.node.listeners import serve_peers
+from ostnode.node.role import Role
+from ostnode.node.seams import Seams
+from ostnode.roles.bucket.service import BucketService
+from ostnode.roles.bucket.views import View
 from ostnode.store.errors import StoreFailedError
-from ostnode.store.store import StoreOptions
 from ostnode.wire import messages as m
-from ostnode.wire.calls import Caller, Kind, Reply, Service
+from ostnode.wire.calls import Buffer, Caller, Reply, Service
 from ostnode.wire.fields import Request
 from tests.support.index_cluster import SeededRng
-from tests.support.people import CHUNK_BYTES, CLUSTER, Chat, Person, Place, Town, key
+from tests.support.people import CHUNK_BYTES, CLUSTER, Chat, Person, Place, Town
 from tests.support.simdisk import SimDisk
 
 EPOCH = 1_700_000_000
-LIMIT = 10_000
+LIMIT = 1 << 20
 """Everybody's allowance in bytes."""
-GRANT_TTL_S = 600
+GRANT_TTL_S = 200
 FLOOR_S = 60
-BACKOFF = Backoff(base_s=0.05, cap_s=0.2)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a test may want to be different; `bucket` are fields of BucketOptions."""
+    """What a test may want to be different: how many buckets, and keys of their config tables."""
 
     buckets: int = 2
-    rules: Rules = Rules(chunk_bytes=CHUNK_BYTES, grant_ttl_s=GRANT_TTL_S)
+    index: Mapping[str, object] = field(default_factory=dict)
     bucket: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -87,7 +89,7 @@ class Held(Generic[T]):
                     task_status.started()
                     await self._until(self.value)
         except* StoreFailedError:
-            pass  # the bucket is gone, as a node would be; its test looks at what that means
+            pass  # the bucket is gone, as its process would be; tests look at what that means
         finally:
             self._over.set()
 
@@ -97,6 +99,9 @@ class Held(Generic[T]):
 
     async def end(self) -> None:
         self._scope.cancel()
+        await self._over.wait()
+
+    async def ended(self) -> None:
         await self._over.wait()
 
 
@@ -111,7 +116,7 @@ class Gate(Service):
         self._cut = cut
         self._losing: Counter[type[Request]] = Counter()
         self.service: Service
-        self.asked: list[tuple[Principal | None, Request]] = []
+        self.asked: list[Request] = []
         self.broken = False
 
     def lose_replies(self, request: type[Request], count: int = 1) -> None:
@@ -119,8 +124,8 @@ class Gate(Service):
         self._losing[request] += count
 
     @override
-    async def handle(self, caller: Caller, request: Request, body: bytes = b"") -> Reply:
-        self.asked.append((caller.principal, request))
+    async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
+        self.asked.append(request)
         if self.broken:
             raise RuntimeError("a bug of ours")
         reply = await self.service.handle(caller, request, body)
@@ -131,177 +136,191 @@ class Gate(Service):
         return reply
 
 
-class Node(Place):
-    """A role behind its address. `start` and what ends it may be called again and again."""
+class Uplink(Network):
+    """One node's view of the network: what it dials can be cut, and forbidden."""
 
-    kind: Kind
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+        self._dialled: list[MemoryStream] = []
+        self.down = False
+
+    @override
+    async def connect(self, address: str) -> trio.abc.Stream:
+        if self.down:
+            raise LinkClosedError("this node is cut off")
+        stream = await self._network.connect(address)
+        assert isinstance(stream, MemoryStream)
+        self._dialled.append(stream)
+        return stream
+
+    @override
+    async def serve(
+        self,
+        address: str,
+        handler: Handler,
+        *,
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        await self._network.serve(address, handler, task_status=task_status)
+
+    def cut(self) -> None:
+        """Break what this node has dialled."""
+        while self._dialled:
+            self._dialled.pop().sever()
+
+
+class Node(Place):
+    """A role behind its peer address. Starting and ending it may be repeated."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name
-        self.key = key(name)
+        self.data_dir = cluster.directory / name
+        self.data_dir.mkdir()
+        self.key = KeyPair.from_seed(create_key_file(self.data_dir / "key", cluster.rng))
         self.address = f"{name}:7000"
+        self.uplink = Uplink(cluster.network)
         self.gate = Gate(self.cut)
-        self._role: Held[Service]
-        self._listening: Held[None]
+        self.role: Role
+        self._opened: Held[Role]
+        self._listening: Held[trio.Event]
+        self._stopping: trio.Event
 
     @abstractmethod
-    def open_role(self) -> AbstractAsyncContextManager[Service]:
-        """The role's service, on what is on its disk."""
+    def open_role(self, config: Config, seams: Seams) -> AbstractAsyncContextManager[Role]:
+        """The role, on what is on its disk."""
 
-    def kinds_of(self, principal: Principal) -> frozenset[Kind]:
-        return self.cluster.kinds_of(principal)
+    def seams(self) -> Seams:
+        return Seams(
+            clock=self.cluster.clock,
+            rng=self.cluster.rng,
+            network=self.uplink,
+            make_worker=lambda _threads: InlineWorker(),
+        )
 
     async def start(self) -> None:
-        self._role = await self.cluster.hold(self.open_role())
-        self.gate.service = self._role.value
-        self._listening = await self.cluster.hold(self._listen())
+        seams = self.seams()
+        self._opened = await self.cluster.hold(self.open_role(self.cluster.config, seams))
+        self.role = self._opened.value
+        self.gate.service = self.role.service
+        self._stopping = trio.Event()
+        self._listening = await self.cluster.hold(
+            self._listen(seams, self._stopping), trio.Event.wait
+        )
 
     async def stop(self) -> None:
-        """Close everything in order; links end without a word."""
-        self.cut()
-        await self._listening.end()
-        await self.close_role()
+        """As on SIGTERM: what is in flight is finished first."""
+        self.begin_to_stop()
+        await self._listening.ended()
+        await self._opened.end()
 
-    async def close_role(self) -> None:
-        """End the role behind a listener that goes on answering, as a failed store does."""
-        await self._role.end()
+    def begin_to_stop(self) -> None:
+        self._stopping.set()
+
+    async def kill(self) -> None:
+        """As on SIGKILL: links break without a word."""
+        self.cut()
+        self.uplink.cut()
+        await self._listening.end()
+        await self._opened.end()
 
     def cut(self) -> None:
         """Break every open link to this node."""
         self.cluster.network.sever(self.address)
 
     @asynccontextmanager
-    async def _listen(self) -> AsyncIterator[None]:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.cluster.network.serve, self.address, self._serve)
-            yield
-            nursery.cancel_scope.cancel()
+    async def _listen(self, seams: Seams, stopping: trio.Event) -> AsyncIterator[trio.Event]:
+        over = trio.Event()
 
-    async def _serve(self, stream: trio.abc.Stream) -> None:
-        await serve_link(
-            stream,
-            signer=self.key,
-            verify=verify,
-            services={self.kind: self.gate},
-            kinds_of=self.kinds_of,
-            rng=self.cluster.rng,
-        )
+        async def serve(*, task_status: trio.TaskStatus[str]) -> None:
+            role = replace(self.role, service=self.gate)
+            await serve_peers(role, seams, stopping, task_status=task_status)
+            over.set()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            yield over
+            nursery.cancel_scope.cancel()
 
 
 class IndexNode(Node):
-    kind = Kind.INDEX
-    service: IndexService
+    """The index, on a SQLite file."""
 
-    @asynccontextmanager
-    async def open_role(self) -> AsyncIterator[Service]:
-        options = IndexOptions(
-            cluster_id=CLUSTER,
-            buckets=tuple(bucket.key.principal for bucket in self.cluster.buckets),
-            data_dir=self.cluster.directory,
-            rules=self.cluster.shape.rules,
-        )
-        async with open_index(
-            options,
-            self.key,
-            clock=self.cluster.clock,
-            rng=self.cluster.rng,
-            worker=InlineWorker(),
-        ) as self.service:
-            yield self.service
+    @override
+    def open_role(self, config: Config, seams: Seams) -> AbstractAsyncContextManager[Role]:
+        assert config.index is not None
+        return open_index_role(config, config.index, seams)
 
 
 class BucketNode(Node):
-    """A bucket on a simulated disk, and its talk with the index."""
-
-    kind = Kind.BUCKET
-    bucket: Bucket
+    """A bucket on a simulated disk, with its link to the index."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
         self.disk = SimDisk()
-        self.url = f"http://{name}.test"
-        self._talking: Held[None]
 
     @override
-    async def start(self) -> None:
-        await super().start()
-        await self.go_online()
+    def seams(self) -> Seams:
+        return replace(super().seams(), make_disk=lambda _path: self.disk)
 
     @override
-    async def stop(self) -> None:
-        await self.go_offline()
-        await super().stop()
+    def open_role(self, config: Config, seams: Seams) -> AbstractAsyncContextManager[Role]:
+        (table,) = (table for table in config.bucket if table.peer == self.address)
+        return open_bucket_role(self.name, config, table, seams)
 
+    @override
     async def kill(self, *, power: bool = False) -> None:
-        """SIGKILL; with `power` the machine goes too, and what was not synced is lost at random."""
+        """As on SIGKILL; with `power` the machine goes too, and what was not synced is lost at
+        random.
+        """
         seed = self.disk.operations
         after = self.disk.power_lost(seed) if power else self.disk.killed(seed)
-        await self.stop()
+        await super().kill()
         self.disk = after
 
-    async def go_online(self) -> None:
-        self._talking = await self.cluster.hold(self._talk())
+    async def crash(self, *, power: bool = False) -> None:
+        """Kill it and start it again."""
+        await self.kill(power=power)
+        await self.start()
 
-    async def go_offline(self) -> None:
-        """Leave the index alone; clients are served on."""
-        await self._talking.end()
+    def go_offline(self) -> None:
+        """Lose the index; clients are served on."""
+        self.uplink.down = True
+        self.uplink.cut()
+
+    def go_online(self) -> None:
+        self.uplink.down = False
+
+    @property
+    def service(self) -> BucketService:
+        assert isinstance(self.role.service, BucketService)
+        return self.role.service
+
+    @property
+    def rows(self) -> View:
+        """What is durable."""
+        return self.service._desk.durable
 
     @property
     def drained(self) -> bool:
         """Whether nothing waits here to be sent or swept."""
-        view = self.bucket.desk.durable
-        return not view.outbox(1) and not view.sweeps(1)
+        return not self.rows.outbox(1) and not self.rows.sweeps(1)
 
     @property
     def stored(self) -> list[BlobId]:
         """Blobs with a commit."""
-        return [BlobId(name[1:]) for name, _ in self.bucket.store.durable.scan(b"B")]
+        return [BlobId(name[1:]) for name, _ in self.service._store.durable.scan(b"B")]
+
+    @property
+    def chunks(self) -> int:
+        """Chunks kept, whichever upload or blob they are of."""
+        return len(list(self.service._store.durable.scan(b"C")))
 
     def held_by(self, uid: Uid) -> dict[BlobId, int]:
         """Distinct blobs that the uid has references to, with their sizes."""
-        view = self.bucket.desk.durable
-        blobs = {name.blob_id: view.blob(name.blob_id) for name in view.references_of(uid)}
+        blobs = {
+            name.blob_id: self.rows.blob(name.blob_id) for name in self.rows.references_of(uid)
+        }
         return {blob_id: row.size for blob_id, row in blobs.items() if row is not None}
-
-    def chunks(self) -> int:
-        """Chunks kept, whichever upload or blob they are of."""
-        return len(list(self.bucket.store.durable.scan(b"C")))
-
-    @asynccontextmanager
-    async def open_role(self) -> AsyncIterator[Service]:
-        options = BucketOptions(
-            principal=self.key.principal,
-            index=self.cluster.index.key.principal,
-            cluster_id=CLUSTER,
-            free_bytes_min=0,
-            floor_interval_s=FLOOR_S,
-            sweep_interval_s=10,
-            store=StoreOptions(
-                segment_bytes=1 << 20, batch_bytes_max=1 << 16, queue_bytes_max=1 << 18
-            ),
-        )
-        async with open_bucket(
-            replace(options, **self.cluster.shape.bucket),
-            disk=self.disk,
-            clock=self.cluster.clock,
-            rng=self.cluster.rng,
-            worker=InlineWorker(),
-        ) as self.bucket:
-            yield self.bucket.service
-
-    @asynccontextmanager
-    async def _talk(self) -> AsyncIterator[None]:
-        async with trio.open_nursery() as nursery:
-            dial = partial(self.cluster.dial, self.cluster.index, self.key)
-            use = partial(self._use, self.bucket)
-            nursery.start_soon(
-                partial(dial_forever, dial, use, rng=self.cluster.rng, backoff=BACKOFF)
-            )
-            yield
-            nursery.cancel_scope.cancel()
-
-    async def _use(self, bucket: Bucket, link: Link) -> None:
-        await bucket.sync.run(link, self.url)
 
 
 class Way:
@@ -328,8 +347,8 @@ class Way:
 class Cluster(Town):
     """One index, some buckets, an app, an operator, three users with accounts, and a stranger."""
 
-    def __init__(self, shape: Shape, directory: Path | None, nursery: trio.Nursery) -> None:
-        self.shape, self.directory = shape, directory
+    def __init__(self, shape: Shape, directory: Path, nursery: trio.Nursery) -> None:
+        self.directory = directory
         self._nursery = nursery
         self.clock = ClusterClock()
         self.rng = SeededRng()
@@ -341,14 +360,34 @@ class Cluster(Town):
             Person(name, self) for name in ("app", "operator", "alice", "bob", "carol", "stranger")
         )
         self.general, self.random = Chat("general", self.clock), Chat("random", self.clock)
+        self.config = self._config(shape)
 
-    def kinds_of(self, principal: Principal) -> frozenset[Kind]:
-        kinds = {
-            self.app.principal: Kind.APP,
-            self.operator.principal: Kind.OPERATOR,
-            self.index.key.principal: Kind.INDEX,
-        } | {bucket.key.principal: Kind.BUCKET for bucket in self.buckets}
-        return frozenset({kinds[principal]}) if principal in kinds else frozenset()
+    def _config(self, shape: Shape) -> Config:
+        who = {
+            "apps": [self.app.principal.text(PrincipalKind.APP)],
+            "operators": [self.operator.principal.text(PrincipalKind.OPERATOR)],
+        }
+        index = {
+            "buckets": [bucket.key.principal.text(PrincipalKind.BUCKET) for bucket in self.buckets],
+            "chunk_bytes": CHUNK_BYTES,
+            "grant_ttl": GRANT_TTL_S,
+        }
+        bucket = {
+            "index": self.index.key.principal.text(PrincipalKind.INDEX),
+            "index_peer": self.index.address,
+            "segment_bytes": "8MiB",
+            "floor_interval": FLOOR_S,
+        }
+        document = {
+            "cluster_id": str(CLUSTER),
+            "index": _table(self.index) | who | index | dict(shape.index),
+            "bucket": [_table(node) | who | bucket | dict(shape.bucket) for node in self.buckets],
+        }
+        config = parse_config(document, {}, base=self.directory)
+        # Smaller than a config may say: simulated disks copy segments whole.
+        small = {"segment_bytes": 256 << 10, "batch_bytes_max": 64 << 10}
+        buckets = tuple(table.model_copy(update=small) for table in config.bucket)
+        return config.model_copy(update={"bucket": buckets})
 
     @property
     def nodes(self) -> list[Node]:
@@ -398,7 +437,7 @@ class Cluster(Town):
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until it holds; virtual time makes that cheap."""
         with trio.fail_after(30):
-            while not await holds():
+            while not await holds():  # noqa: ASYNC110  no event tells
                 await trio.sleep(0.01)
 
     async def settle(self) -> None:
@@ -406,15 +445,14 @@ class Cluster(Town):
         with trio.fail_after(1000):
             calm = 0
             while calm < 2:
-                # Longer than sweeps wait, and than changes of bytes left wait for their push.
+                # Longer than links wait to be redialled, and changes of bytes left for their push.
                 await trio.sleep(11)
                 calm = calm + 1 if await self._at_rest() else 0
 
     async def _at_rest(self) -> bool:
         fed = (await self.status()).feed_seq
         return all(
-            bucket.drained and bucket.bucket.desk.durable.feed_cursor()[1] == fed
-            for bucket in self.buckets
+            bucket.drained and bucket.rows.feed_cursor()[1] == fed for bucket in self.buckets
         )
 
     async def check_accounts(self) -> None:
@@ -447,15 +485,23 @@ async def insist(attempt: Callable[[], Awaitable[T]]) -> T:
                 await trio.sleep(0.05)
 
 
+def _table(node: Node) -> dict[str, object]:
+    """What every role's config says; nobody binds HTTP and admin here."""
+    table: dict[str, object] = {
+        "key_file": str(node.data_dir / "key"),
+        "data_dir": str(node.data_dir),
+        "http": f"{node.name}.test:80",
+        "peer": node.address,
+        "admin": f"{node.name}.test:81",
+    }
+    return table
+
+
 @asynccontextmanager
 async def a_cluster(
-    shape: Shape | None = None,
-    directory: Path | None = None,
-    way: Callable[[Cluster], Way] = Way,
+    directory: Path, shape: Shape | None = None, way: Callable[[Cluster], Way] = Way
 ) -> AsyncIterator[Cluster]:
-    """A running cluster, all of whose buckets are active; without a directory the index's
-    database is in memory, and gone when the index stops.
-    """
+    """A running cluster, all of whose buckets are active."""
     async with trio.open_nursery() as nursery:
         cluster = Cluster(shape or Shape(), directory, nursery)
         cluster.way = way(cluster)
