@@ -67,11 +67,15 @@ def locate(
 def locate_own(
     tables: Tables, chooser: Chooser, caller: Principal, blob_id: BlobId
 ) -> m.BucketAddress:
-    """Where the caller's own blob is. Raises NotFoundError."""
+    """Where the caller's own blob is, or is being put. Raises NotFoundError.
+
+    A grant counts like a charge: the bucket's word that an upload is complete takes a moment.
+    """
     user = tables.live_user(caller)
     if user is None or is_blocked(tables, caller):
         raise NotFoundError
-    if tables.charges.get(user.uid, blob_id) is None:
+    charge = tables.charges.get(user.uid, blob_id)
+    if charge is None and not tables.grants.where(uid=user.uid, blob_id=blob_id):
         raise NotFoundError
     return _address(tables, chooser, blob_id)
 
