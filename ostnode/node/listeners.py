@@ -105,7 +105,7 @@ class _Links:
     """The peer connections of one role."""
 
     def __init__(self, role: Role, seams: Seams, stopping: trio.Event) -> None:
-        service = _Interruptible(role.service, stopping)
+        service = Interruptible(role.service, stopping)
         self._stopping = stopping
         self._open = 0
         self._closed = trio.Event()
@@ -137,7 +137,7 @@ class _Links:
             await self._closed.wait()
 
 
-class _Interruptible(Service):
+class Interruptible(Service):
     """A service whose long polls end when the node stops, instead of holding it up."""
 
     def __init__(self, service: Service, stopping: trio.Event) -> None:

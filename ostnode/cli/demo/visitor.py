@@ -29,7 +29,8 @@ class Visitor:
     def __init__(self, http: httpx.AsyncClient, bucket: BucketAddress) -> None:
         self._http = http
         self._bucket = bucket
-        self._headers: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
+        """What every request carries: the session."""
 
     async def log_in(self, key: KeyPair) -> None:
         """Trade a signed login for a session at this bucket."""
@@ -47,7 +48,7 @@ class Visitor:
             f"{self._bucket.http}/v1/session", json={"login": encode_text(login)}
         )
         answer.raise_for_status()
-        self._headers = {"Authorization": f"OST {answer.json()['session']}"}
+        self.headers = {"Authorization": f"OST {answer.json()['session']}"}
 
     async def ask(
         self,
@@ -60,7 +61,7 @@ class Visitor:
     ) -> Answer:
         """GET or HEAD `/{accessor}/{blob_id}?token=…`."""
         chat = accessor.text(PrincipalKind.ACCESSOR)
-        headers = self._headers | ({} if byte_range is None else {"Range": byte_range})
+        headers = self.headers | ({} if byte_range is None else {"Range": byte_range})
         answer = await self._http.request(
             method,
             f"{self._bucket.http}/{chat}/{blob_id}",

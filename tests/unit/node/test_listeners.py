@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+
+import pytest
+import trio
+from typing_extensions import override
+
+from ostnode.errors import InvalidArgumentError, ShuttingDownError
+from ostnode.node.errors import StartError
+from ostnode.node.listeners import Interruptible, bind_early
+from ostnode.wire import messages as m
+from ostnode.wire.calls import NOBODY, Buffer, Caller, Reply, Service
+from ostnode.wire.fields import Request
+
+POLL = m.Feed(0, 0, 60_000)
+
+
+class Polled(Service):
+    """Answers a poll after `wait_s`, or refuses it; anything else at once."""
+
+    def __init__(self, wait_s: float = 0.0, refusal: Exception | None = None) -> None:
+        self.wait_s = wait_s
+        self.refusal = refusal
+
+    @override
+    async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
+        await trio.sleep(self.wait_s)
+        if self.refusal:
+            raise self.refusal
+        return Reply(m.Ok())
+
+
+async def test_a_long_poll_ends_when_the_node_stops(autojump_clock) -> None:
+    stopping = trio.Event()
+    service = Interruptible(Polled(wait_s=60), stopping)
+
+    async def stop_later() -> None:
+        await trio.sleep(5)
+        stopping.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_later)
+        with pytest.raises(ShuttingDownError):
+            await service.handle(NOBODY, POLL)
+    assert trio.current_time() == pytest.approx(5)
+
+
+async def test_a_long_poll_with_news_is_answered(autojump_clock) -> None:
+    service = Interruptible(Polled(wait_s=1), trio.Event())
+    assert (await service.handle(NOBODY, POLL)).message == m.Ok()
+
+
+async def test_a_refused_poll_raises_the_refusal_itself() -> None:
+    service = Interruptible(Polled(refusal=InvalidArgumentError("no")), trio.Event())
+    with pytest.raises(InvalidArgumentError, match="no"):
+        await service.handle(NOBODY, POLL)
+
+
+async def test_other_calls_are_finished_though_the_node_stops(autojump_clock) -> None:
+    stopping = trio.Event()
+    stopping.set()
+    service = Interruptible(Polled(wait_s=3), stopping)
+    assert (await service.handle(NOBODY, m.ClusterStatus())).message == m.Ok()
+
+
+def test_a_port_the_system_chooses_is_known_before_it_is_served() -> None:
+    served, bound = bind_early("bucket[0].http", "127.0.0.1:0")
+    descriptor = int(served.removeprefix("fd://"))
+    try:
+        with closing(socket.socket(fileno=os.dup(descriptor))) as sock:
+            assert bound == f"127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        os.close(descriptor)
+
+
+def test_an_address_in_use_is_named_with_its_key() -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=r"bucket\[0\].http cannot listen: .*in use") as error:
+            bind_early("bucket[0].http", f"127.0.0.1:{port}")
+    assert "bucket[0].http" in error.value.hint

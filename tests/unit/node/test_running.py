@@ -1,0 +1,170 @@
+"""Whole nodes on real loopback sockets: start, readiness, stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from ostnode.cli.demo.visitor import Visitor
+from ostnode.client import Client, connect
+from ostnode.identity.keys import KeyPair
+from ostnode.identity.tokens import encode_text
+from ostnode.keyfiles import KeyFileError
+from ostnode.node.errors import StartError
+from ostnode.node.listeners import Bound
+from ostnode.node.role import RoleReadiness
+from ostnode.node.running import run_node
+from ostnode.node.seams import Seams
+from tests.support.memorycluster import blob_of
+from tests.support.nodes import Made, one_process
+
+pytestmark = pytest.mark.slow
+
+
+def a_free_port() -> int:
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return one_process(tmp_path, index_peer=f"127.0.0.1:{a_free_port()}")
+
+
+@asynccontextmanager
+async def running(made: Made) -> AsyncIterator[tuple[Sequence[Bound], trio.Event]]:
+    """The node, and the event that stops it; the block ends when the node has stopped."""
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        bounds = await nursery.start(partial(run_node, made.config, Seams(), stop=stop))
+        yield bounds, stop
+        stop.set()
+
+
+@asynccontextmanager
+async def client_of(made: Made, bounds: Sequence[Bound], key: KeyPair) -> AsyncIterator[Client]:
+    index = made.cluster.index.key.principal
+    async with connect(f"http://{bounds[0].http}", key, index=index) as client:
+        yield client
+
+
+async def test_a_node_serves_what_its_config_names(made: Made) -> None:
+    key = made.app
+    with trio.fail_after(20):
+        async with running(made) as (bounds, _), client_of(made, bounds, key) as client:
+            await client.register_user(key.principal, 1 << 20)
+            uploaded = await client.upload(b"some bytes")
+            assert uploaded.bucket.http == f"http://{bounds[1].http}"
+            assert await client.read(key.principal, uploaded.reference.blob_id) == b"some bytes"
+
+
+async def test_b51_stopping_finishes_what_is_in_flight(made: Made) -> None:
+    """A chunk whose body is half sent when the node is told to stop is stored and answered."""
+    key, data = made.app, b"first half, second half"
+    with trio.fail_after(20):
+        async with running(made) as (bounds, stop), client_of(made, bounds, key) as client:
+            await client.register_user(key.principal, 1 << 20)
+            answer = await push_slowly(client, key, data, stop)
+            assert answer.status_code == 200
+            assert answer.headers["connection"] == "close"
+        async with running(made) as (bounds, _), client_of(made, bounds, key) as client:
+            assert await client.read(key.principal, blob_of(data)) == data
+
+
+async def test_b51_the_deadline_cuts_who_never_finishes(made: Made) -> None:
+    key = made.app
+    with trio.fail_after(20):
+        async with running(made) as (bounds, stop), client_of(made, bounds, key) as client:
+            await client.register_user(key.principal, 1 << 20)
+            started = trio.current_time()
+            with pytest.raises(httpx.TransportError):
+                await push_slowly(client, key, b"never all", stop, pause_s=4)
+        assert 1.5 < trio.current_time() - started < 6
+
+
+async def push_slowly(
+    client: Client, key: KeyPair, data: bytes, stop: trio.Event, pause_s: float = 0.7
+) -> httpx.Response:
+    """Push a one-chunk blob and set `stop` in the middle of its body."""
+    allocation = await client.allocated_bucket(blob_of(data), len(data))
+
+    async def halves() -> AsyncIterator[bytes]:
+        yield data[: len(data) // 2]
+        await trio.sleep(0.1)
+        stop.set()
+        await trio.sleep(pause_s)
+        yield data[len(data) // 2 :]
+
+    async with httpx.AsyncClient(timeout=30) as http:
+        visitor = Visitor(http, allocation.bucket)
+        await visitor.log_in(key)
+        headers = visitor.headers | {
+            "Ost-Grant": encode_text(allocation.grant),
+            "Ost-Chunk-Index": "0",
+            "Content-Length": str(len(data)),
+        }
+        url = f"{allocation.bucket.http}/v1/chunks"
+        return await http.post(url, content=halves(), headers=headers)
+
+
+async def test_a_second_node_on_the_same_data_is_refused(made: Made) -> None:
+    """B46, as the operator meets it: the message names the file and what to look at."""
+    elsewhere = made.file.with_name("again.toml")
+    text = made.file.read_text().replace(
+        made.cluster.index.listeners.peer, f"127.0.0.1:{a_free_port()}"
+    )
+    elsewhere.write_text(text)
+    with trio.fail_after(20):
+        async with running(made):
+            with pytest.raises(ExceptionGroup) as error:
+                async with running(Made(elsewhere, made.cluster)):
+                    raise AssertionError("it runs")
+    start = leaf(error.value)
+    assert isinstance(start, StartError)
+    assert "in use" in str(start)
+    assert "index.data_dir" in start.hint
+
+
+async def test_a_taken_port_is_named_with_its_key(made: Made) -> None:
+    host, port = made.cluster.index.listeners.peer.split(":")
+    with closing(socket.socket()) as taken, trio.fail_after(20):
+        taken.bind((host, int(port)))
+        taken.listen()
+        with pytest.raises(ExceptionGroup) as error:
+            async with running(made):
+                raise AssertionError("it runs")
+    start = leaf(error.value)
+    assert isinstance(start, StartError)
+    assert str(start) == "index.peer cannot listen: Address already in use"
+
+
+async def test_a_missing_key_is_told_before_anything_listens(made: Made) -> None:
+    (made.file.parent / "index.key").unlink()
+    with pytest.raises(ExceptionGroup) as error, trio.fail_after(20):
+        async with running(made):
+            raise AssertionError("it runs")
+    assert isinstance(leaf(error.value), KeyFileError)
+    assert not (made.file.parent / "index").exists()
+
+
+def test_readiness_goes_from_starting_to_serving_to_stopping() -> None:
+    readiness = RoleReadiness()
+    assert readiness.checks() == {"serving": "starting"}
+    readiness.serving(lambda: {"index": "the index is not reachable"})
+    assert readiness.checks() == {"serving": "", "index": "the index is not reachable"}
+    readiness.stopping()
+    assert readiness.checks()["serving"] == "stopping"
+
+
+def leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
