@@ -155,11 +155,9 @@ async def _error_of(handler) -> str:
     """What a call to such a server raises."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
-        port = listeners[0].socket.getsockname()[1]
-        try:
-            return await _error_at(port)
-        finally:
-            nursery.cancel_scope.cancel()
+        error = await _error_at(listeners[0].socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+    return error
 
 
 async def _error_at(port: int) -> str:
