@@ -22,6 +22,7 @@ from ostnode.node.listeners import Bound
 from ostnode.node.role import RoleReadiness
 from ostnode.node.running import run_node
 from ostnode.node.seams import Seams
+from ostnode.wire.messages import BucketAddress
 from tests.support.memorycluster import blob_of
 from tests.support.nodes import Made, one_process
 
@@ -76,7 +77,9 @@ async def test_b51_stopping_finishes_what_is_in_flight(made: Made) -> None:
             assert answer.status_code == 200
             assert answer.headers["connection"] == "close"
         async with running(made) as (bounds, _), client_of(made, bounds, key) as client:
-            assert await client.read(key.principal, blob_of(data)) == data
+            moved = BucketAddress(made.cluster.buckets[0].key.principal, f"http://{bounds[1].http}")
+            read = await client.read(key.principal, blob_of(data), bucket=moved)
+            assert read == data
 
 
 async def test_b51_the_deadline_cuts_who_never_finishes(made: Made) -> None:
