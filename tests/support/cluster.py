@@ -82,11 +82,11 @@ class Held(Generic[T]):
         self._over = trio.Event()
         self.value: T
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def keep(self, **start: trio.TaskStatus[None]) -> None:
         try:
             with self._scope:
                 async with self._opening as self.value:
-                    task_status.started()
+                    start["task_status"].started()
                     await self._until(self.value)
         except* StoreFailedError:
             pass  # the bucket is gone, as its process would be; tests look at what that means
@@ -154,14 +154,8 @@ class Uplink(Network):
         return stream
 
     @override
-    async def serve(
-        self,
-        address: str,
-        handler: Handler,
-        *,
-        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        await self._network.serve(address, handler, task_status=task_status)
+    def serve(self, address: str, handler: Handler, **started: trio.TaskStatus[str]):
+        return self._network.serve(address, handler, **started)
 
     def cut(self) -> None:
         """Break what this node has dialled."""
@@ -231,9 +225,9 @@ class Node(Place):
     async def _listen(self, seams: Seams, stopping: trio.Event) -> AsyncIterator[trio.Event]:
         over = trio.Event()
 
-        async def serve(*, task_status: trio.TaskStatus[str]) -> None:
+        async def serve(**started: trio.TaskStatus[str]) -> None:
             role = replace(self.role, service=self.gate)
-            await serve_peers(role, seams, stopping, task_status=task_status)
+            await serve_peers(role, seams, stopping, **started)
             over.set()
 
         async with trio.open_nursery() as nursery:
@@ -408,7 +402,7 @@ class Cluster(Town):
         until: Callable[[T], Awaitable[None]] = _forever,
     ) -> Held[T]:
         held = Held(opening, until)
-        await self._nursery.start(held.run)
+        await self._nursery.start(held.keep)
         return held
 
     def dial(self, node: Node, signer: Signer) -> AbstractAsyncContextManager[Link]:
@@ -426,7 +420,9 @@ class Cluster(Town):
             await node.start()
         everybody = (self.alice, self.bob, self.carol)
         await self.app.change(*(("register", person, LIMIT) for person in everybody))
-        await self.until(self._all_active)
+        with trio.fail_after(30):
+            while not await self._all_active():  # noqa: ASYNC110  no event tells
+                await trio.sleep(0.01)
 
     async def _all_active(self) -> bool:
         return all(bucket.state == "active" for bucket in (await self.status()).buckets)
@@ -434,10 +430,10 @@ class Cluster(Town):
     async def status(self) -> m.ClusterInfo:
         return await self.operator.ask(m.ClusterStatus(), m.ClusterInfo)
 
-    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+    async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until it holds; virtual time makes that cheap."""
         with trio.fail_after(30):
-            while not await holds():  # noqa: ASYNC110  no event tells
+            while not holds():  # noqa: ASYNC110  no event tells
                 await trio.sleep(0.01)
 
     async def settle(self) -> None:
