@@ -89,6 +89,14 @@ async def test_b17_everything_else_violated_alone_is_the_same_404() -> None:
         assert await refusal(kit, carol, GENERAL, DATA, good) is not None
 
 
+async def test_an_owner_without_a_token_reads_in_its_own_name_only() -> None:
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, DATA, GENERAL)
+        alice = Caller(ALICE.principal)
+        assert await refusal(kit, alice, ALICE, DATA, b"") is None
+        assert await refusal(kit, alice, GENERAL, DATA, b"") is not None
+
+
 async def test_b17_a_bound_token_reads_its_blob() -> None:
     async with Kit().running() as kit:
         await kit.upload(ALICE, DATA, GENERAL)

@@ -46,9 +46,11 @@ async def test_b01_an_abandoned_upload_refunds() -> None:
     async with Kit().running() as kit:
         await kit.push(ALICE, kit.grant(ALICE, DATA), 0, pieces(DATA)[0])
         assert kit.index.reserved(ALICE) == 40
-        kit.clock.time += 3600 + GRACE_S
-        await kit.talk()
-        await kit.bucket.sweeper.expire_uploads()
+        # Just over, it waits for a chunk under the renewed grant.
+        for floor, open_uploads in ((NOW + 3600 + GRACE_S - 1, 1), (NOW + 3600 + GRACE_S, 0)):
+            await kit.raise_floor(floor)
+            await kit.bucket.sweeper.expire_uploads()
+            assert len(kit.bucket.desk.state.uploads(0, 9)) == open_uploads
         await kit.talk()
         assert (kit.index.used(ALICE), kit.index.reserved(ALICE)) == (0, 0)
         assert kit.index.closings()[0][1] == "expired"
@@ -209,6 +211,37 @@ async def test_b53_a_closed_grant_is_kept_while_its_end_is_not_known() -> None:
         await kit.push(ALICE, kit.sign(claims), 0, SMALL)
         await kit.raise_floor(NOW + 100_000)
         assert kit.bucket.desk.state.grant(claims.grant_id) is not None
+
+
+async def test_b53_an_index_that_forgot_a_grant_does_not_bring_it_back() -> None:
+    async with Kit().running() as kit:
+        grant = await kit.upload(ALICE, SMALL)
+        await kit.remove(ALICE, kit.key_of(SMALL, ALICE, None))
+        await kit.raise_floor(NOW)
+        odd = OddIndex()
+        odd.answer = m.SyncResult(3, (m.ClosedEnd(next(iter(kit.index.grants)), NOW),))
+        await kit.bucket.sync.send_batch(odd, HTTP)
+        await kit.sweep()
+        with pytest.raises(GrantClosedError):
+            await kit.push(ALICE, grant, 0, SMALL)
+        await kit.raise_floor(NOW + 3600)
+        assert not list(kit.bucket.store.state.scan(t.GRANTS))
+
+
+async def test_a_feed_that_comes_again_writes_nothing() -> None:
+    async with Kit().running() as kit:
+        kit.index.tell(
+            e.UserChanged(uid_of(ALICE), ALICE.principal, 1, 0),
+            e.PrincipalBlocked(BOB.principal, blocked=True, version=1),
+            e.AccessorDeleted(GENERAL.principal),
+            DELETED,
+        )
+        await kit.talk()
+        written = kit.bucket.store.next_seq
+        kit.index.feed *= 2
+        await kit.talk()
+        # The cursor alone has moved.
+        assert kit.bucket.store.next_seq == written + 1
 
 
 async def test_the_floor_follows_the_index_at_most_every_interval(

@@ -391,6 +391,28 @@ async def test_b54_a_grant_that_leans_on_a_charge_needs_its_reference(data: byte
         assert [reason for _, reason in kit.index.closings()] == ["not_held"]
 
 
+async def test_b54_the_reference_goes_while_the_hash_is_checked() -> None:
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, DATA, GENERAL)
+        await kit.talk()
+        leaning = kit.grant(ALICE, DATA)
+        for index in (0, 1):
+            await kit.push(ALICE, leaning, index, pieces(DATA)[index])
+        read = kit.bucket.store.read
+
+        async def slow_read(extent):
+            await kit.remove(ALICE, kit.key_of(DATA, ALICE, GENERAL))
+            return await read(extent)
+
+        kit.bucket.store.read = slow_read
+        with pytest.raises(GrantClosedError) as refused:
+            await kit.push(ALICE, leaning, 2, LAST)
+        assert refused.value.details == {"reason": "not_held"}
+        await kit.talk()
+        assert kit.index.used(ALICE) == 0
+        assert not kit.stored
+
+
 async def test_b54_an_expired_reference_holds_nothing() -> None:
     async with Kit().running() as kit:
         await kit.upload(ALICE, SMALL, GENERAL, expires_at=NOW + 10)
