@@ -106,11 +106,15 @@ async def measure(directory: Path) -> dict[str, float]:
         for _ in range(ROUNDS):
             took, _ = raw(directory, large, LARGE_RECORDS, group)
             note("large_raw_mib_s", LARGE_RECORDS / took)
-            note("large_mib_s", LARGE_RECORDS / await appends.run(large, LARGE_RECORDS, LARGE_TASKS))
+            note(
+                "large_mib_s", LARGE_RECORDS / await appends.run(large, LARGE_RECORDS, LARGE_TASKS)
+            )
             took, sync = raw(directory, small, UNGROUPED_RECORDS, 1)
             note("small_ungrouped_per_s", UNGROUPED_RECORDS / took)
             note("fdatasync_us", sync * 1e6)
-            note("small_per_s", SMALL_RECORDS / await appends.run(small, SMALL_RECORDS, SMALL_TASKS))
+            note(
+                "small_per_s", SMALL_RECORDS / await appends.run(small, SMALL_RECORDS, SMALL_TASKS)
+            )
             note("lone_us", await appends.run(small, LONE_RECORDS, 1) / LONE_RECORDS * 1e6)
     medians = {name: statistics.median(values) for name, values in figures.items()}
     medians["large_ratio"] = medians["large_mib_s"] / medians["large_raw_mib_s"]
@@ -123,7 +127,7 @@ def main() -> int:
     """Measure, print, and say whether the goals are met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--dir", type=Path, help="where to write (default: the temporary directory)")
+    parser.add_argument("--dir", type=Path, help="where to write (default: temporary)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
         figures = trio.run(measure, Path(directory))

@@ -22,8 +22,8 @@ class Admission:
     async def enter(self, nbytes: int) -> None:
         """Wait for room and take it."""
         if not self._waiting and self._has_room(nbytes):
-            self._used += nbytes
             await trio.lowlevel.checkpoint_if_cancelled()
+            self._used += nbytes
             return
         turn = (nbytes, trio.Event())
         self._waiting.append(turn)

@@ -29,8 +29,6 @@ FOOTER_ENTRY_BYTES: Final = 96
 TRAILER_BYTES: Final = 64
 ALIGNMENT: Final = 8
 DIGEST_BYTES: Final = 16
-PAYLOAD_BYTES_MAX: Final = 0xFFFF_FFF0
-"""What the header's 32-bit length can say, less the padding."""
 
 FLAG_END: Final = 1
 """The last record of its batch."""
@@ -61,14 +59,9 @@ assert _ENTRY.size == FOOTER_ENTRY_BYTES
 assert _TRAILER.size == TRAILER_BYTES
 
 
-def padded(length: int) -> int:
-    """`length` rounded up to the alignment of records."""
-    return length + (-length % ALIGNMENT)
-
-
 def record_bytes(payload_length: int) -> int:
-    """What a record takes in a segment."""
-    return RECORD_HEADER_BYTES + padded(payload_length)
+    """What a record takes in a segment: header, payload, padding."""
+    return RECORD_HEADER_BYTES + payload_length + -payload_length % ALIGNMENT
 
 
 def seal_bytes(entries: int) -> int:

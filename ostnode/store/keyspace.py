@@ -24,6 +24,8 @@ _PAGE_MAX: Final = 256
 Changes = dict[bytes, bytes | None]
 """Key → new value, or None for a deletion."""
 Row = tuple[bytes, bytes]
+_Entry = tuple[bytes | None, Changes]
+"""A staged value, and the changes of the batch it belongs to."""
 
 
 class Reader(Protocol):
@@ -138,15 +140,15 @@ class Overlay(Writer):
 
     def __init__(self, index: KeyIndex) -> None:
         self._index = index
-        self._entries: SortedMap[bytes | None] = new_sorted_map()
+        self._entries: SortedMap[_Entry] = new_sorted_map()
         self._changes: Changes | None = None
-        self._undo: list[tuple[bytes, bytes | _Absent | None, bytes | _Absent | None]] = []
+        self._undo: list[tuple[bytes, _Entry | None, bytes | _Absent | None]] = []
         self._retired = 0
 
     @override
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | _Absent | None = self._entries.get(key, _ABSENT)
-        return self._index.get(key) if isinstance(value, _Absent) else value
+        entry = self._entries.get(key, None)
+        return self._index.get(key) if entry is None else entry[0]
 
     @override
     def put(self, key: bytes, value: bytes) -> None:
@@ -161,10 +163,10 @@ class Overlay(Writer):
     def _set(self, key: bytes, value: bytes | None) -> None:
         if self._changes is None:
             raise RuntimeError("the key space is changed by reducers only")
-        before = (self._entries.get(key, _ABSENT), self._changes.get(key, _ABSENT))
-        self._undo.append((key, *before))
-        self._entries[key] = value
-        self._changes[key] = value
+        changes = self._changes
+        self._undo.append((key, self._entries.get(key, None), changes.get(key, _ABSENT)))
+        self._entries[key] = (value, changes)
+        changes[key] = value
 
     def apply(self, records: Iterable[Record], reducer: Reducer, changes: Changes) -> None:
         """Let `reducer` apply records and gather what it changes; if it raises, take all back."""
@@ -173,22 +175,32 @@ class Overlay(Writer):
             for record in records:
                 reducer(record, self)
         except BaseException:
-            for key, entry, change in reversed(self._undo):
-                _restore(self._entries, key, entry)
-                _restore(changes, key, change)
+            self._take_back(changes)
             raise
         finally:
             self._changes = None
             self._undo.clear()
 
-    def retire(self, changes: Changes) -> None:
-        """Drop the effects of a batch that the index now holds.
+    def _take_back(self, changes: Changes) -> None:
+        for key, entry, change in reversed(self._undo):
+            if entry is None:
+                del self._entries[key]
+            else:
+                self._entries[key] = entry
+            if isinstance(change, _Absent):
+                del changes[key]
+            else:
+                changes[key] = change
 
-        Comparing values suffices: when a later batch set the same value, the index shows it.
+    def retire(self, changes: Changes) -> None:
+        """Drop the effects of a batch that the index now holds; `changes` is the same object.
+
+        Whose a key's entry is decides, not its value: with a delete, a put and a delete of one
+        key on their way, the last must outlive the first.
         """
         entries = self._entries
-        for key, value in changes.items():
-            if entries.get(key, _ABSENT) == value:
+        for key in changes:
+            if entries[key][1] is changes:
                 del entries[key]
         self._retired += 1
 
@@ -200,7 +212,7 @@ class Overlay(Writer):
             row = pages.first(low, self._retired)
             key = self._first(low, high)
             if key is not None and (row is None or key <= row[0]):
-                value = self._entries[key]
+                value = self._entries[key][0]
             elif row is not None:
                 key, value = row
             else:
@@ -240,16 +252,7 @@ class _Pages:
 
 
 class _Absent:
-    """Marks a key the overlay says nothing about (None says that it is deleted)."""
+    """Marks a key that a batch has not changed (None says that it deletes it)."""
 
 
 _ABSENT: Final = _Absent()
-
-
-def _restore(
-    into: Changes | SortedMap[bytes | None], key: bytes, value: bytes | _Absent | None
-) -> None:
-    if isinstance(value, _Absent):
-        del into[key]
-    else:
-        into[key] = value

@@ -54,7 +54,7 @@ class LmdbIndex(KeyIndex):
 
     def _trusted(self) -> bool:
         """Whether the files may be opened as they are; LMDB itself keeps no checksums."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             word, _, value = (self._dir / "state").read_text("ascii").partition(" ")
             if word == "clean":
                 return value == self._digest()

@@ -16,8 +16,6 @@ from ostnode.store.segment import read_header, segment_name
 
 _INLINE_HASH_MAX: Final = 256 << 10
 """Hashing more than this inline would hold the event loop longer than a thread hop takes."""
-_VERIFIED_MAX: Final = 65_536
-"""Extents remembered as verified per open segment: as many as a segment has records."""
 
 
 class _Segment:
@@ -29,7 +27,7 @@ class _Segment:
             raise DataCorruptError("a segment's header is damaged", segment=number)
         self.file = file
         self.key = segment_key(header.uuid)
-        self.verified: set[int] = set()
+        self.verified: set[int] = set()  # bounded by SEGMENT_RECORDS_MAX
         self.readers = 0
         self.retired = False
 
@@ -68,8 +66,7 @@ class SegmentReader:
                 raise self._corrupt(extent)
             if await self._digest(payload) != header.digest:
                 raise self._corrupt(extent)
-            if len(segment.verified) < _VERIFIED_MAX:
-                segment.verified.add(extent.offset)
+            segment.verified.add(extent.offset)
             return payload[offset : offset + length]
 
     def digest(self, extent: Extent) -> bytes:

@@ -96,6 +96,7 @@ class Plan(NamedTuple):
     records: list[Placed]
     batch: Batch
     seal: Batch | None
+    nbytes: int
 
 
 class Staging:
@@ -120,8 +121,9 @@ class Staging:
         """Place a group; raises ValueError when it is empty or fits no segment."""
         if not records:
             raise ValueError("a group has at least one record")
-        sizes = [record_bytes(memoryview(record.payload).nbytes) for record in records]
-        total, seq, number = sum(sizes), self.next_seq, self._next_batch
+        lengths = [memoryview(record.payload).nbytes for record in records]
+        total = sum(map(record_bytes, lengths))
+        seq, number = self.next_seq, self._next_batch
         segment, offset, seal = self._segment, self._offset, None
         batch = self._joinable(total)
         if not self._fits(offset, self._entries, total, len(records)):
@@ -133,27 +135,28 @@ class Staging:
         if batch is None:
             batch = Batch(number, segment, offset, offset)
         placed = []
-        for record, size in zip(records, sizes, strict=True):
-            extent = Extent(segment, offset, memoryview(record.payload).nbytes)
+        for record, length in zip(records, lengths, strict=True):
+            extent = Extent(segment, offset, length)
             digest = payload_digest(record.payload)
             placed.append(Placed(record, seq, batch.number, extent, digest))
-            seq, offset = seq + 1, offset + size
-        return Plan(placed, batch, seal)
+            seq += 1
+            offset += record_bytes(length)
+        return Plan(placed, batch, seal, total)
 
     def accept(self, plan: Plan) -> None:
         """Make a plan true; no other plan may have been accepted in between."""
         if plan.seal is not None:
             self.queue.append(plan.seal)
             self._entries = 0
-        batch, last = plan.batch, plan.records[-1]
+        batch = plan.batch
         if not batch.records:
             self.queue.append(batch)
             self._next_batch = batch.number + 1
         batch.records += plan.records
-        batch.end = last.extent.offset + record_bytes(last.extent.length)
+        batch.end += plan.nbytes
         self._segment, self._offset = batch.segment, batch.end
         self._entries += len(plan.records)
-        self.next_seq = last.seq + 1
+        self.next_seq = plan.records[-1].seq + 1
 
     def close_burst(self) -> None:
         """Queue a batch that proves the one before it: a marker, or the seal if that is due."""

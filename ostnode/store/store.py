@@ -17,7 +17,6 @@ from typing_extensions import Buffer
 from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
 from ostnode.store.disk import Disk
-from ostnode.store.format import PAYLOAD_BYTES_MAX
 from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader, Reducer
 from ostnode.store.log import Log
 from ostnode.store.reading import SegmentReader
@@ -34,6 +33,9 @@ from ostnode.store.recovery import Recovered, recover
 from ostnode.store.staging import Batch, Placed, Staging
 from ostnode.store.writer import GroupCommit
 
+SEGMENT_BYTES_MIN: Final = 16 << 10
+SEGMENT_BYTES_MAX: Final = 1 << 32
+"""So that every payload's length fits its 32 bits."""
 _CLOSE_DEADLINE_S: Final = 5.0
 """How long closing waits for what is staged; what is not durable by then was never answered."""
 
@@ -51,6 +53,10 @@ class StoreOptions:
     verify_reads: bool = True
     marker_delay_s: float = 0.05
     """How long the log is idle before a marker closes a burst."""
+
+    def __post_init__(self) -> None:
+        if not SEGMENT_BYTES_MIN <= self.segment_bytes <= SEGMENT_BYTES_MAX:
+            raise ValueError(f"a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,5 +266,3 @@ def _check(record: NewRecord) -> None:
         raise ValueError(f"a blob id has 32 bytes, not {len(record.blob)}")
     if not (0 <= record.number < 1 << 64 and 0 <= record.chunk_index < 1 << 32):
         raise ValueError("number or chunk index out of range")
-    if memoryview(record.payload).nbytes > PAYLOAD_BYTES_MAX:
-        raise ValueError("the payload's length does not fit its field")

@@ -38,7 +38,8 @@ class GroupCommit:
         self._closing = False
         self._failure: str | None = None
         self._work, self._burst, self._ended = trio.Event(), trio.Event(), trio.Event()
-        self._scope = trio.CancelScope(shield=True)
+        self._scope = trio.CancelScope()
+        self._scope.shield = True  # bounded: `close` cancels it, and is itself given a deadline
         self.admission = Admission(queue_bytes_max)
         self.clean = False
         """Closed with everything written."""
@@ -54,9 +55,8 @@ class GroupCommit:
 
     def accept(self, plan: Plan) -> None:
         """Queue a group that has been applied."""
-        before = plan.batch.nbytes
         self._staging.accept(plan)
-        self.admission.take(plan.batch.nbytes - before)
+        self.admission.take(plan.nbytes)
         self._unfinished[plan.batch.number] = plan.batch
         for placed in plan.records:
             self._pending[placed.extent.segment, placed.extent.offset] = placed

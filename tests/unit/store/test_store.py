@@ -10,7 +10,7 @@ import trio
 from ostnode.env import InlineWorker
 from ostnode.store.errors import StoreFailedError, StoreLockedError, StoreOwnerError
 from ostnode.store.record import NewRecord
-from ostnode.store.store import Store
+from ostnode.store.store import Store, StoreOptions
 from tests.support.simdisk import Faults, SimDisk
 from tests.support.storekit import (
     BLOB,
@@ -344,6 +344,26 @@ async def test_a_burst_is_closed_by_one_marker(autojump_clock: trio.testing.Mock
         assert len(disk.log) == before + 2  # one write, one sync
         await trio.sleep(100)
         assert len(disk.log) == before + 2
+
+
+async def test_no_marker_while_the_disk_is_busy(autojump_clock: trio.testing.MockClock) -> None:
+    disk, worker = SimDisk(), GatedWorker()
+    worker.gate.set()
+    async with opened(disk, worker=worker) as store:
+        await store.commit([set_("a")])
+        worker.gate = trio.Event()
+        store.stage([set_("b")])
+        await trio.sleep(1)
+        before = store.next_seq
+        worker.gate.set()
+        await trio.sleep(1)
+        assert store.next_seq == before + 1
+
+
+@pytest.mark.parametrize("segment_bytes", [1 << 10, (1 << 32) + 1])
+def test_segments_have_bounds(segment_bytes: int) -> None:
+    with pytest.raises(ValueError, match="segment"):
+        StoreOptions(segment_bytes=segment_bytes)
 
 
 async def test_a_marker_that_does_not_fit_is_a_seal(autojump_clock: trio.testing.MockClock) -> None:

@@ -1,0 +1,185 @@
+"""The key index in LMDB: when it is trusted, and that a rebuilt one is the same."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from ostnode.store.disk import RealDisk
+from ostnode.store.keyspace import Covered, DurableReader
+from ostnode.store.lmdbindex import LmdbIndex
+from tests.support.storekit import chunk, dump, names, opened, set_, unset
+
+COVERED = Covered(3, b"u" * 16, 7)
+ROWS = {b"k%03d" % i: b"v%d" % i for i in range(300)}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A cleanly closed index with `ROWS`."""
+    directory = tmp_path / "keyindex"
+    index = LmdbIndex(directory, "boot")
+    assert index.open() is None
+    index.recovered()
+    index.commit(ROWS, COVERED)
+    index.close(clean=True)
+    return directory
+
+
+def reopened(directory: Path, boot_id: str = "boot") -> tuple[Covered | None, dict[bytes, bytes]]:
+    """What an index says when it is opened again; closed as a kill would leave it."""
+    index = LmdbIndex(directory, boot_id)
+    covered = index.open()
+    rows = dict(DurableReader(index).scan(b""))
+    index.recovered()
+    index.close(clean=False)
+    return covered, rows
+
+
+def test_rows_and_position_survive(directory: Path) -> None:
+    assert reopened(directory) == (COVERED, ROWS)
+
+
+def test_commits_are_atomic_with_their_position(directory: Path) -> None:
+    index = LmdbIndex(directory, "boot")
+    index.open()
+    index.commit({b"k000": None, b"absent": None, b"new": b"1"}, replace(COVERED, batch=8))
+    with pytest.raises(lmdb.Error):
+        index.commit({b"k001": None, b"x" * 600: b"too long"}, replace(COVERED, batch=9))
+    assert index.get(b"k000") is None
+    assert index.get(b"k001") == b"v1"
+    assert index.get(b"new") == b"1"
+    index.recovered()
+    index.close(clean=False)
+    covered, rows = reopened(directory)
+    assert covered == replace(COVERED, batch=8)
+    assert len(rows) == 300
+
+
+def test_pages_are_bounded(directory: Path) -> None:
+    index = LmdbIndex(directory, "boot")
+    index.open()
+    assert [key for key, _ in index.page(b"k100", b"k200", 3)] == [b"k100", b"k101", b"k102"]
+    assert [key for key, _ in index.page(b"k298", None, 9)] == [b"k298", b"k299"]
+    assert [key for key, _ in index.page(b"k0985", b"k100", 9)] == [b"k099"]
+    assert index.page(b"z", None, 9) == []
+    index.close(clean=False)
+
+
+def test_a_kill_loses_nothing_until_the_machine_restarts(directory: Path) -> None:
+    reopened(directory)
+    assert reopened(directory) == (COVERED, ROWS)
+    assert reopened(directory, "another boot") == (None, {})
+
+
+def test_a_clean_index_is_trusted_after_a_restart_once(directory: Path) -> None:
+    assert reopened(directory, "second boot") == (COVERED, ROWS)
+    assert reopened(directory, "third boot") == (None, {})
+
+
+def test_an_index_whose_recovery_never_ended_is_rebuilt(directory: Path) -> None:
+    index = LmdbIndex(directory, "boot")
+    assert index.open() == COVERED
+    index.close(clean=False)
+    assert reopened(directory) == (None, {})
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:8192])
+
+
+def scramble(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 64)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip, truncate, scramble, empty])
+def test_b45_a_damaged_clean_index_is_not_trusted(directory: Path, damage) -> None:
+    damage(directory / "data.mdb")
+    assert reopened(directory) == (None, {})
+    assert reopened(directory) == (None, {})
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, scramble, empty])
+def test_b45_a_damaged_running_index_is_not_trusted(directory: Path, damage) -> None:
+    reopened(directory)
+    damage(directory / "data.mdb")
+    assert reopened(directory) == (None, {})
+
+
+@pytest.mark.parametrize("state", [b"", b"clean", b"running", b"\xff\xfe", b"clean 00"])
+def test_b45_a_damaged_state_file_is_not_trusted(directory: Path, state: bytes) -> None:
+    (directory / "state").write_bytes(state)
+    assert reopened(directory) == (None, {})
+
+
+def test_b45_a_position_of_another_format_is_not_trusted(directory: Path) -> None:
+    environment = lmdb.open(str(directory), max_dbs=2)
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"covered", b"short", db=environment.open_db(b"meta", txn=transaction))
+    environment.close()
+    (directory / "state").write_text("running boot")
+    assert reopened(directory) == (None, {})
+
+
+def test_reset_empties_it(directory: Path) -> None:
+    index = LmdbIndex(directory, "boot")
+    index.open()
+    index.reset()
+    assert index.page(b"", None, 9) == []
+    index.recovered()
+    index.close(clean=False)
+    assert reopened(directory) == (None, {})
+
+
+async def filled(data_dir: Path) -> dict[bytes, bytes]:
+    async with opened(RealDisk(data_dir)) as store:
+        for i in range(40):
+            await store.commit([set_(f"k{i:02d}", str(i)), chunk(bytes([i]) * 3000, i)])
+        await store.commit([unset("k1"), set_("k10", "again")])
+        return dump(store.durable)
+
+
+@pytest.mark.parametrize("loss", ["deleted", "data deleted", "damaged", "stale"])
+async def test_b45_a_lost_index_is_rebuilt_identical(tmp_path: Path, loss: str) -> None:
+    data_dir, kept = tmp_path / "data", tmp_path / "kept"
+    async with opened(RealDisk(data_dir)) as store:
+        await store.commit([set_("early")])
+    shutil.copytree(data_dir / "keyindex", kept)
+    before = await filled(data_dir)
+    index = data_dir / "keyindex"
+    if loss == "data deleted":
+        (index / "data.mdb").unlink()
+    elif loss == "damaged":
+        flip(index / "data.mdb")
+    else:
+        shutil.rmtree(index)
+        if loss == "stale":
+            shutil.copytree(kept, index)
+    async with opened(RealDisk(data_dir)) as store:
+        assert dump(store.durable) == dump(store.state) == before
+        assert store.problems == ()
+
+
+async def test_b45_a_foreign_index_is_rebuilt(tmp_path: Path) -> None:
+    before = await filled(tmp_path / "ours")
+    async with opened(RealDisk(tmp_path / "theirs"), seed=7) as store:
+        await store.commit([set_("foreign")])
+    shutil.rmtree(tmp_path / "ours" / "keyindex")
+    shutil.copytree(tmp_path / "theirs" / "keyindex", tmp_path / "ours" / "keyindex")
+    async with opened(RealDisk(tmp_path / "ours")) as store:
+        assert dump(store.durable) == before
+        assert "foreign" not in names(store.state)
