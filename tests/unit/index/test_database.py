@@ -193,11 +193,10 @@ async def test_nobody_is_told_yes_when_the_end_of_the_batch_was_not_seen(
         with pytest.raises(ShuttingDownError):
             await repository.transact(_burn(1), told.append)
 
-    with pytest.RaisesGroup(KeyboardInterrupt):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(repository.run)
-            async with trio.open_nursery() as callers:
-                callers.start_soon(ask)
+    async with trio.open_nursery() as callers:
+        callers.start_soon(ask)
+        with pytest.raises(KeyboardInterrupt):
+            await repository.run()
     assert told == []
 
 
