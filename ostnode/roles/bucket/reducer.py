@@ -33,6 +33,8 @@ def _init(rows: Writer, payload: r.Init) -> None:
 
 def _upload_opened(record: Record, rows: Writer, payload: r.Upload) -> None:
     number = t.u64(record.number)
+    if rows.get(t.GRANTS + payload.grant_id) is not None:
+        return
     rows.put(t.GRANTS + payload.grant_id, t.OPEN + number)
     rows.put(t.UPLOADS + number, record.payload)
     rows.put(t.PROGRESS + number, t.Progress(0, 0, payload.end).pack())
