@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
+from ostnode.errors import NotFoundError
 from ostnode.net.session import LinkLimits
 from ostnode.net.transport import LinkClosedError
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Reply
 from ostnode.wire.frames import BODY_BYTES_MAX
+from ostnode.wire.incoming import Answered
 from tests.support.wire_peers import PUSH, READ, linked, served
 
 
@@ -75,6 +78,26 @@ async def test_an_answer_that_arrives_with_the_cancellation_breaks_nothing(autoj
                         await trio.lowlevel.checkpoint()
                     scope.cancel()
             await link.call(READ)
+
+
+async def test_an_answer_in_the_turn_of_the_cancellation_needs_no_cancel_frame(autojump_clock):
+    cancelled = []
+
+    async def forever(caller, request, body):
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(request)
+
+    async with linked(forever) as (link, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.call, READ)
+            await trio.testing.wait_all_tasks_blocked()
+            (request_id,) = link._pending
+            nursery.cancel_scope.cancel()
+            link._handle(Answered(request_id, NotFoundError()))
+        await trio.testing.wait_all_tasks_blocked()
+        assert cancelled == []
 
 
 @pytest.mark.parametrize("after_s", [0, 0.001, 1, 5, 9.9])

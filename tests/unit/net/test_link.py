@@ -27,6 +27,8 @@ from ostnode.net.transport import LinkClosedError, TcpNetwork
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Kind, Reply
 from ostnode.wire.frames import BODY_BYTES_MAX
+from ostnode.wire.incoming import CancelReceived
+from ostnode.wire.states import State
 from tests.support.wire_peers import (
     ADDRESS,
     ALICE,
@@ -316,6 +318,16 @@ async def test_a_cut_link_fails_calls_in_flight_and_later_ones(autojump_clock):
         assert len(failed) == 41
 
 
+async def test_a_call_in_the_moment_between_the_end_and_the_link_saying_so(autojump_clock):
+    async with linked() as (link, cluster):
+        cluster.network.sever(ADDRESS)
+        while link._connection.state is State.OPEN:
+            await trio.lowlevel.checkpoint()
+        assert not link._closed.is_set()
+        with pytest.raises(LinkClosedError):
+            await link.call(READ)
+
+
 async def test_b51_stopping_lets_calls_in_flight_finish_and_refuses_new_ones(autojump_clock):
     async def slow(caller, request, body):
         await trio.sleep(5)
@@ -372,6 +384,30 @@ async def test_a_closed_link_cancels_its_handlers_and_fails_its_calls(autojump_c
             await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(1):
             await cancelled.wait()
+
+
+async def test_a_final_goodbye_fails_calls_in_flight(autojump_clock, nursery):
+    async def dismissive(stream):
+        connection = accepter()
+        for answer in (connection.send_hello, connection.send_proof):
+            while not feed(connection, await stream.receive_some()):
+                pass
+            await stream.send_all(wire(answer()))
+        await stream.receive_some()
+        await stream.send_all(wire(connection.send_goaway(NotAuthorizedError("not you"))))
+        await trio.sleep_forever()
+
+    network = MemoryNetwork()
+    await nursery.start(network.serve, ADDRESS, dismissive)
+    async with dial(network) as link:
+        with pytest.raises(LinkClosedError, match="not you"):
+            await link.call(READ)
+
+
+async def test_events_that_the_state_table_forbids_are_bugs():
+    async with linked() as (link, _):
+        with pytest.raises(AssertionError):
+            link._handle(CancelReceived(1))
 
 
 # --- signs of life ------------------------------------------------------------------------------

@@ -53,6 +53,13 @@ async def test_severed_streams_fail_at_both_ends_and_drop_what_was_on_the_way():
             await stream.send_all(b"x")
 
 
+async def test_a_closed_stream_cannot_be_ended():
+    ours, _ = memory_stream_pair()
+    await ours.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await ours.send_eof()
+
+
 async def echo(stream):
     while data := await stream.receive_some():
         await stream.send_all(data)

@@ -8,18 +8,24 @@ import trio.testing
 
 from ostnode.codec import encode
 from ostnode.errors import NotFoundError
-from ostnode.net.memory import PIPE_BYTES_MAX
-from ostnode.net.session import LinkLimits
+from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
+from ostnode.net.serve import _Server
+from ostnode.net.session import LinkLimits, Session
+from ostnode.net.transport import LinkClosedError
 from ostnode.wire import incoming as i
+from ostnode.wire.buffers import BodyBuffers
 from ostnode.wire.frames import BODY_BYTES_MAX, pack_frame
 from tests.support.wire_peers import (
     ADDRESS,
+    ALICE,
     INFO,
     MALLORY,
     PUSH,
     READ,
     dialler,
     feed,
+    nobody_special,
+    open_pair,
     served,
     wire,
 )
@@ -118,10 +124,27 @@ async def test_hanging_up_in_the_handshake_is_no_error(autojump_clock, hang_up_a
             await stream.send_all(wire(connection.send_hello()))
             await until_event(stream, connection)
         await stream.aclose()
-        cluster.network.sever(ADDRESS)
         await trio.testing.wait_all_tasks_blocked()
+        assert cluster.network._open[ADDRESS] == []
         async with cluster.link() as link:
             await link.call(READ)
+
+
+async def test_a_cable_cut_in_the_handshake_is_no_error(autojump_clock):
+    async with served() as cluster:
+        await cluster.network.connect(ADDRESS)
+        await trio.testing.wait_all_tasks_blocked()
+        cluster.network.sever(ADDRESS)
+        async with cluster.link() as link:
+            await link.call(READ)
+
+
+async def test_events_that_the_state_table_forbids_are_bugs():
+    await trio.lowlevel.checkpoint()
+    session = Session(memory_stream_pair()[0], open_pair()[1], LIMITS)
+    server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS)
+    with pytest.raises(AssertionError):
+        server._dispatch(i.PongReceived(1), None)
 
 
 async def test_a_goodbye_in_the_handshake_is_no_error(autojump_clock):
@@ -211,5 +234,71 @@ async def test_stopping_during_the_last_words_is_quiet(autojump_clock):
         await trio.testing.wait_all_tasks_blocked()
         cluster.stopping.set()
         await trio.sleep(5)
-        async with cluster.link() as link:
-            await link.wait_closed()
+        with pytest.raises(LinkClosedError):
+            async with cluster.link():
+                pytest.fail("the link opened")
+
+
+async def test_b51_stopping_does_not_wait_for_a_handshake(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await cluster.network.connect(ADDRESS), dialler()
+        await stream.send_all(wire(connection.send_hello()))
+        await until_event(stream, connection)
+        start = trio.current_time()
+        cluster.stopping.set()
+        assert await stream.receive_some() == b""
+        assert trio.current_time() == start
+
+
+async def test_an_answer_is_dropped_once_the_connection_is_over():
+    """A handler may finish in the very turn in which the peer said goodbye."""
+    ours, theirs = open_pair()
+    feed(theirs, wire(ours.send_request(READ, 1000)[1]) + wire(ours.send_goaway(NotFoundError())))
+    stream, _ = memory_stream_pair()
+    session = Session(stream, theirs, LIMITS)
+    server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS)
+    await server._answer(1, NotFoundError())
+    with trio.fail_after(1):
+        await session.flushed()
+
+
+class WholeStream(trio.abc.Stream):
+    """A stream that cannot be closed by halves, as TLS is."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def send_all(self, data):
+        await self.inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self):
+        await self.inner.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes=None):
+        return await self.inner.receive_some(max_bytes)
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+
+async def test_last_words_on_a_stream_without_halves(autojump_clock, nursery):
+    async with served() as cluster:
+
+        async def whole(stream):
+            await cluster.handler(WholeStream(stream))
+
+        cluster.address = await nursery.start(cluster.network.serve, "whole:1", whole)
+        stream, connection = await shake_hands(cluster)
+        await stream.send_all(b"\xff" * 8)
+        (event,) = await until_event(stream, connection)
+        assert event.error.code == "frame_too_large"
+
+
+async def test_an_idle_link_lets_go_of_its_buffers(autojump_clock, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(BodyBuffers, "forget", lambda _: forgotten.append(1))
+    async with served() as cluster, cluster.link() as link:
+        await link.call(PUSH, bytes(1 << 20))
+        assert forgotten == []
+        await trio.sleep(100)
+    assert forgotten

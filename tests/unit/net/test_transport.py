@@ -12,7 +12,7 @@ from ostnode.net.transport import (
     LinkClosedError,
     TcpNetwork,
     receive_into,
-    send_all,
+    send_pieces,
     split_address,
 )
 
@@ -49,7 +49,7 @@ async def test_bytes_go_there_and_back(nursery, address):
     bound = await nursery.start(network.serve, address, echo)
     buffer = bytearray(10)
     async with await network.connect(bound) as stream:
-        await send_all(stream, b"hello")
+        await send_pieces(stream, [b"hello"])
         assert await receive_into(stream, memoryview(buffer)) == 5
     assert buffer[:5] == b"hello"
 
@@ -89,7 +89,7 @@ async def test_an_address_in_use_is_an_os_error(nursery):
 async def talks(stream) -> bool:
     """Whether the other side echoes."""
     try:
-        await send_all(stream, b"x")
+        await send_pieces(stream, [b"x"])
         return await receive_into(stream, memoryview(bytearray(1))) == 1
     except LinkClosedError:
         return False
@@ -140,7 +140,7 @@ async def test_a_reset_is_a_link_error(nursery):
         with pytest.raises(LinkClosedError):
             await receive_into(stream, memoryview(bytearray(1)))
         with pytest.raises(LinkClosedError):
-            await send_all(stream, b"x")
+            await send_pieces(stream, [b"x"])
 
 
 async def test_a_socket_reset_before_it_is_tuned_harms_nothing(nursery, monkeypatch):
