@@ -40,7 +40,7 @@ from ostnode.wire.calls import Buffer, Caller, Reply, Service
 from ostnode.wire.fields import Request
 from tests.support.index_cluster import SeededRng
 from tests.support.people import CHUNK_BYTES, CLUSTER, Chat, Person, Place, Town
-from tests.support.simdisk import SimDisk
+from tests.support.simdisk import SimCrash, SimDisk
 
 EPOCH = 1_700_000_000
 LIMIT = 1 << 20
@@ -80,6 +80,7 @@ class Held(Generic[T]):
         self._opening, self._until = opening, until
         self._scope = trio.CancelScope()
         self._over = trio.Event()
+        self.failures: list[BaseException] = []
         self.value: T
 
     async def keep(self, **start: trio.TaskStatus[None]) -> None:
@@ -88,8 +89,9 @@ class Held(Generic[T]):
                 async with self._opening as self.value:
                     start["task_status"].started()
                     await self._until(self.value)
-        except* StoreFailedError:
-            pass  # the bucket is gone, as its process would be; tests look at what that means
+        except* (StoreFailedError, SimCrash) as group:
+            # The role is gone, as its process would be; tests look at what that means.
+            self.failures = flat(group)
         finally:
             self._over.set()
 
@@ -103,6 +105,15 @@ class Held(Generic[T]):
 
     async def ended(self) -> None:
         await self._over.wait()
+
+
+def flat(group: BaseExceptionGroup) -> list[BaseException]:
+    """Its exceptions without the groups between."""
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
 
 
 async def _forever(_value: object) -> None:
@@ -216,6 +227,12 @@ class Node(Place):
         self.uplink.cut()
         await self._listening.end()
         await self._opened.end()
+
+    async def failed(self) -> list[type[BaseException]]:
+        """Wait until the role has ended by itself; what it ended with."""
+        with trio.fail_after(5):
+            await self._opened.ended()
+        return [type(failure) for failure in self._opened.failures]
 
     def cut(self) -> None:
         """Break every open link to this node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -9,7 +10,7 @@ import structlog
 import trio
 
 from ostnode.env import Clock
-from ostnode.errors import InternalError, InvalidArgumentError
+from ostnode.errors import InternalError, InvalidArgumentError, ShuttingDownError
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.core.sweeps import expire_upload, sweep_slice
@@ -51,7 +52,12 @@ class Sweeper:
         self._last_progress = last_progress
 
     async def run(self) -> None:
-        """Sweep when there is cause, and now and then."""
+        """Sweep when there is cause, and now and then, until the store fails."""
+        # Why it failed is the writer's to raise; beside that this would be a second reason.
+        with suppress(ShuttingDownError):
+            await self._sweep_on()
+
+    async def _sweep_on(self) -> None:
         expire_at = trio.current_time()
         while True:
             while await self.sweep_once():
