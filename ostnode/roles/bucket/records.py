@@ -8,9 +8,9 @@ Numbers of kinds and names of fields are the format: they never change their mea
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from functools import lru_cache
 from typing import Annotated, Final
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
@@ -320,16 +320,31 @@ KINDS: Final[dict[type[Payload], Kind]] = {
     Swept: Kind.SWEPT,
 }
 _CLASSES: Final = {kind: cls for cls, kind in KINDS.items()}
-_PAYLOADS_REMEMBERED: Final = 256
-"""A decision decodes what it has just encoded, and the store's reducer decodes it once more."""
+_PAYLOADS_REMEMBERED: Final = 1024
+_remembered: Final[OrderedDict[tuple[int, bytes], Message]] = OrderedDict()
+"""Payloads by their bytes, the latest used last. A decision encodes what its own draft, the
+store's reducer and the next requests of the same upload decode again."""
 
 
 def encode_payload(payload: Payload) -> bytes:
     """The payload as the log holds it."""
-    return encode_message(payload)
+    data = encode_message(payload)
+    _remember((KINDS[type(payload)], data), payload)
+    return data
 
 
-@lru_cache(maxsize=_PAYLOADS_REMEMBERED)
 def decode_payload(kind: int, data: bytes) -> Message:
     """The payload of a metadata record; raises InvalidArgumentError for one that is none."""
-    return decode_message(_CLASSES[Kind(kind)], data)
+    key = (kind, data)
+    payload = _remembered.get(key)
+    if payload is None:
+        payload = decode_message(_CLASSES[Kind(kind)], data)
+    _remember(key, payload)
+    return payload
+
+
+def _remember(key: tuple[int, bytes], payload: Message) -> None:
+    _remembered[key] = payload
+    _remembered.move_to_end(key)
+    if len(_remembered) > _PAYLOADS_REMEMBERED:
+        _remembered.popitem(last=False)

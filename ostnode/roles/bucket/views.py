@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import islice
-from typing import Final
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.records import GrantClosed, Kind, Upload, decode_payload
 from ostnode.store.keyspace import Reader
-from ostnode.wire.schema import decode_message
-
-_UPLOADS_REMEMBERED: Final = 512
-
-
-@lru_cache(maxsize=_UPLOADS_REMEMBERED)
-def _upload(row: bytes) -> Upload:
-    """Every chunk of an upload asks for its row, which never changes."""
-    return decode_message(Upload, row)
 
 
 class View:
@@ -45,7 +34,7 @@ class View:
     def upload(self, number: int) -> Upload | None:
         """An open upload."""
         row = self._rows.get(t.UPLOADS + t.u64(number))
-        return None if row is None else _upload(row)
+        return None if row is None else upload_of(row)
 
     def progress(self, number: int) -> t.Progress:
         """An open upload's progress."""
@@ -55,7 +44,7 @@ class View:
     def uploads(self, after: int, limit: int) -> list[tuple[int, Upload]]:
         """Up to `limit` open uploads with numbers above `after`, in order."""
         rows = self._rows.scan(t.UPLOADS, t.UPLOADS + t.u64(after))
-        return [(t.number_of(key[1:]), _upload(row)) for key, row in islice(rows, limit)]
+        return [(t.number_of(key[1:]), upload_of(row)) for key, row in islice(rows, limit)]
 
     def uploads_of(self, uid: Uid, blob_id: BlobId | None = None) -> Iterator[int]:
         """Numbers of the uid's open uploads, of one blob if one is named."""
@@ -194,6 +183,13 @@ class View:
 
     def _any(self, prefix: bytes) -> bool:
         return next(iter(self._rows.scan(prefix)), None) is not None
+
+
+def upload_of(row: bytes) -> Upload:
+    """A row of UPLOADS."""
+    upload = decode_payload(Kind.UPLOAD_OPENED, row)
+    assert isinstance(upload, Upload)
+    return upload
 
 
 def closed_payload(row: t.ClosedGrant) -> GrantClosed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ BLOB = BlobId(bytes(32))
 
 
 @pytest.fixture
-async def log(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+def log(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     """Every record of a life in which a little of everything happens."""
     log: list[Record] = []
 
@@ -46,6 +47,12 @@ async def log(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
         reduce_record(record, rows)
 
     monkeypatch.setattr(opening, "reduce_record", noting)
+    trio.run(live)
+    assert {record.kind for record in log} == set(map(int, r.Kind)) - {r.Kind.GRANT_RENEWED}
+    return log
+
+
+async def live() -> None:
     async with Kit().running() as kit:
         await kit.upload(ALICE, DATA, GENERAL, RANDOM, expires_at=NOW + 100)
         await kit.upload(BOB, SMALL, GENERAL, filename="a.png")
@@ -71,8 +78,6 @@ async def log(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
         await kit.raise_floor(NOW + 4000)
         await kit.bucket.sweeper.expire_uploads()
         await kit.talk()
-    assert {record.kind for record in log} == set(map(int, r.Kind)) - {r.Kind.GRANT_RENEWED}
-    return log
 
 
 def rows_after(log: Iterable[Record]) -> dict[bytes, bytes]:
@@ -82,11 +87,11 @@ def rows_after(log: Iterable[Record]) -> dict[bytes, bytes]:
     return rows.values
 
 
-async def test_a_record_that_comes_twice_counts_once(log: list[Record]) -> None:
+def test_a_record_that_comes_twice_counts_once(log: list[Record]) -> None:
     assert rows_after(record for record in log for _ in range(2)) == rows_after(log)
 
 
-async def test_b57_records_lost_to_damage_stop_nobody(log: list[Record]) -> None:
+def test_b57_records_lost_to_damage_stop_nobody(log: list[Record]) -> None:
     @given(st.sets(st.integers(0, len(log) - 1)))
     def damage(lost: set[int]) -> None:
         rows_after(record for place, record in enumerate(log) if place not in lost)

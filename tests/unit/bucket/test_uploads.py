@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
+from ostnode.env import InlineWorker
 from ostnode.errors import (
     AccessorDeletedError,
     AllowanceExceededError,
@@ -27,6 +28,8 @@ from ostnode.errors import (
     UserUnknownError,
 )
 from ostnode.ids import NULL_ACCESSOR, GrantId, Uid
+from ostnode.roles.bucket.core import admission
+from ostnode.roles.bucket.hashing import THREAD_FROM_BYTES, hash_of
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from tests.support.bucketkit import (
@@ -413,6 +416,23 @@ async def test_b54_the_reference_goes_while_the_hash_is_checked() -> None:
         assert not kit.stored
 
 
+async def test_many_expired_references_are_left_to_the_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "_LOOKED_AT_MAX", 2)
+    async with Kit().running() as kit:
+        for ref_id in (b"1", b"2", b"3"):
+            await kit.upload(ALICE, SMALL, GENERAL, ref_id=ref_id, expires_at=NOW + 10)
+        await kit.talk()
+        leaning = kit.grant(ALICE, SMALL)
+        kit.clock.time += 10
+        with pytest.raises(BusyError):
+            await kit.push(ALICE, leaning, 0, SMALL)
+        await kit.sweep()
+        with pytest.raises(GrantClosedError):
+            await kit.push(ALICE, leaning, 0, SMALL)
+
+
 async def test_b54_an_expired_reference_holds_nothing() -> None:
     async with Kit().running() as kit:
         await kit.upload(ALICE, SMALL, GENERAL, expires_at=NOW + 10)
@@ -625,6 +645,39 @@ async def test_cancelled_while_the_hash_was_checked() -> None:
             await kit.push(ALICE, grant, 2, LAST)
         assert refused.value.details == {"reason": "cancelled"}
         assert not kit.stored
+
+
+async def test_closed_and_forgotten_while_the_hash_was_checked() -> None:
+    async with Kit().running() as kit:
+        grant = kit.grant(ALICE, DATA)
+        for index in (0, 1):
+            await kit.push(ALICE, grant, index, pieces(DATA)[index])
+        read = kit.bucket.store.read
+
+        async def slow_read(extent):
+            await kit.ask(ALICE, m.CancelUpload(blob_of(DATA)))
+            await kit.talk()
+            await kit.raise_floor(NOW + 3600)
+            return await read(extent)
+
+        kit.bucket.store.read = slow_read
+        with pytest.raises(GrantExpiredError):
+            await kit.push(ALICE, grant, 2, LAST)
+        assert not kit.stored
+
+
+async def test_hashing_large_bytes_leaves_the_event_loop() -> None:
+    class Counting(InlineWorker):
+        runs = 0
+
+        async def run(self, function, *args):
+            self.runs += 1
+            return await super().run(function, *args)
+
+    worker = Counting()
+    for size, runs in ((THREAD_FROM_BYTES - 1, 0), (THREAD_FROM_BYTES, 1)):
+        assert await hash_of(bytes(size), worker) == blob_of(bytes(size))
+        assert worker.runs == runs
 
 
 async def test_a_reference_that_would_have_expired_already_is_refused() -> None:
