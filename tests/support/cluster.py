@@ -346,13 +346,14 @@ class Way:
     async def carry(self, person: Person, node: Node, request: Request, body: bytes) -> Reply:
         held = self._links.get((person, node.name))
         if held is None or held.over:
-            opening = self._cluster.dial(node, self.signer(person))
+            opening = self._cluster.dial(node, person.key)
             held = await self._cluster.hold(opening, Link.wait_closed)
             self._links[person, node.name] = held
         return await held.value.call(request, body)
 
-    def signer(self, person: Person) -> Signer:
-        return person.key
+    def link(self, person: Person, node: Node) -> Link:
+        """The link that the person's last call to the node went over."""
+        return self._links[person, node.name].value
 
 
 class Cluster(Town):

@@ -240,3 +240,11 @@ class Person:
         request = m.RemoveReferences((item,))
         result = await self.ask_bucket(made.bucket, request, m.BatchResult)
         return result.results[0].code
+
+
+class Nobody(Person):
+    """Claims to be alice and cannot prove it: its key is another. Over HTTP it has no session."""
+
+    def __init__(self, town: Town) -> None:
+        super().__init__("nobody", town)
+        self.key.principal = self.principal = key("alice").principal
