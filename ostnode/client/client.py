@@ -14,7 +14,7 @@ from ostnode.client.allocating import Allocating, ReferenceParams, UploadedBlob
 from ostnode.client.calls import IndexCalls, raise_first
 from ostnode.client.downloads import Downloaded, download_to
 from ostnode.client.http import Transport, open_http
-from ostnode.client.node import Caller, Node
+from ostnode.client.node import Context, Node
 from ostnode.client.options import ClientOptions, Observer, ignore_attempt
 from ostnode.client.progress import ProgressCallback, ignore_progress
 from ostnode.client.source import Source, prepare
@@ -45,17 +45,17 @@ class Client(IndexCalls):
     `bucket` is where a blob is; without it the index is asked.
     """
 
-    def __init__(self, index: m.BucketAddress, caller: Caller, worker: Worker) -> None:
-        self._caller = caller
+    def __init__(self, index: m.BucketAddress, context: Context, worker: Worker) -> None:
+        self._context = context
         self._worker = worker
-        self._index = Node(index, caller)
+        self._index = Node(index, context)
         self._nodes: OrderedDict[m.BucketAddress, Node] = OrderedDict()
-        self._allocating = Allocating(self, caller.options, caller.rng)
+        self._allocating = Allocating(self, context.options, context.rng)
 
     @property
     def principal(self) -> Principal:
         """Who the nodes take this client for."""
-        return self._caller.key.principal
+        return self._context.key.principal
 
     @override
     async def ask_index(self, request: Request, result: type[M]) -> M:
@@ -81,7 +81,7 @@ class Client(IndexCalls):
         other parameters, and what else a node refuses.
         """
         params = _params(accessors, ref_id, content_type, filename, expires_at)
-        options = self._caller.options
+        options = self._context.options
         async with prepare(source, self._worker, progress, options.spool_dir) as prepared:
             upload = Upload(
                 prepared,
@@ -139,11 +139,10 @@ class Client(IndexCalls):
         Raises IntegrityError when a whole blob is not what its id says, NotFoundError for
         everything the caller may not read, RangeNotSatisfiableError, OSError for the file.
         """
-        caller = self._caller
         async with self.stream(
             accessor, blob_id, token=token, bucket=bucket, byte_range=byte_range
         ) as stream:
-            return await download_to(stream, to, self._worker, caller.rng, progress)
+            return await download_to(stream, to, self._worker, self._context.rng, progress)
 
     async def read(
         self,
@@ -161,7 +160,7 @@ class Client(IndexCalls):
         async with self.stream(
             accessor, blob_id, token=token, bucket=bucket, byte_range=byte_range
         ) as stream:
-            length, limit = stream.extent.length, self._caller.options.read_bytes_max
+            length, limit = stream.extent.length, self._context.options.read_bytes_max
             if length > limit:
                 raise InvalidArgumentError(
                     f"{length} bytes are too many for memory (limit {limit}): download to a file"
@@ -184,8 +183,8 @@ class Client(IndexCalls):
             accessor,
             blob_id,
             token,
-            self._caller.options.retry,
-            self._caller.rng,
+            self._context.options.retry,
+            self._context.rng,
         )
         async with open_stream(origin, byte_range) as stream:
             yield stream
@@ -236,7 +235,7 @@ class Client(IndexCalls):
 
     def _node(self, address: m.BucketAddress) -> Node:
         """The bucket at an address; its session is remembered among the last NODES_MAX."""
-        node = self._nodes.setdefault(address, Node(address, self._caller))
+        node = self._nodes.setdefault(address, Node(address, self._context))
         self._nodes.move_to_end(address)
         if len(self._nodes) > NODES_MAX:
             self._nodes.popitem(last=False)
@@ -280,6 +279,6 @@ async def connect(
         stall_deadline_s=options.stall_deadline_s,
         transport=transport,
     ) as http:
-        caller = Caller(key, http, options, observer, clock, rng)
+        context = Context(key, http, options, observer, clock, rng)
         address = m.BucketAddress(index, index_url)
-        yield Client(address, caller, worker or ThreadWorker(options.parallel))
+        yield Client(address, context, worker or ThreadWorker(options.parallel))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
 from typing import Final, TypeVar
 
 import trio
@@ -38,7 +36,7 @@ _CTI_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Context:
     """What every node's client shares: who calls, by what, within which limits."""
 
     key: KeyPair
@@ -63,10 +61,10 @@ class Node:
     at once, as the class the node raised.
     """
 
-    def __init__(self, address: m.BucketAddress, caller: Caller) -> None:
+    def __init__(self, address: m.BucketAddress, context: Context) -> None:
         self.principal = address.principal
         self.url = address.http.rstrip("/")
-        self._caller = caller
+        self._context = context
         self._session: _Session | None = None
         self._login = trio.Lock()
 
@@ -75,28 +73,34 @@ class Node:
     ) -> M:
         """One call; `deadline_s` bounds each attempt (default: the options' answer deadline)."""
         call = http_call(request)
-        deadline_s = deadline_s or self._caller.options.answer_deadline_s
-        send = partial(self._caller.http.exchange, self.url, call, body=body, deadline_s=deadline_s)
-        answer = await self._persist(call.name, lambda session: send(session=session))
-        return result_of(self.url, result, answer)
+        deadline_s = deadline_s or self._context.options.answer_deadline_s
+
+        async def send(session: str) -> Answer:
+            return await self._context.http.exchange(
+                self.url, call, session=session, body=body, deadline_s=deadline_s
+            )
+
+        return result_of(self.url, result, await self._persist(call.name, send))
 
     async def open(self, call: HttpCall) -> Body:
         """One GET, up to the headers of its answer."""
-        send = partial(
-            self._caller.http.open,
-            self.url,
-            call,
-            deadline_s=self._caller.options.answer_deadline_s,
-        )
-        return await self._persist(call.name, lambda session: send(session=session))
+        deadline_s = self._context.options.answer_deadline_s
+
+        async def send(session: str) -> Body:
+            return await self._context.http.open(
+                self.url, call, session=session, deadline_s=deadline_s
+            )
+
+        return await self._persist(call.name, send)
 
     async def _persist(self, name: str, send: Callable[[str], Awaitable[T]]) -> T:
         """Attempt until it succeeds, the refusal is terminal, or the policy gives up."""
-        for number in count(1):
+        number = 1
+        while True:
             try:
                 result = await self._attempt(name, number, send)
             except (OstError, ClientError) as error:
-                delay_s = self._caller.options.retry.delay_s(number, error, self._caller.rng)
+                delay_s = self._context.options.retry.delay_s(number, error, self._context.rng)
                 self._observe(name, number, code_of(error), delay_s)
                 if delay_s is None:
                     raise
@@ -104,7 +108,7 @@ class Node:
                 self._observe(name, number)
                 return result
             await trio.sleep(delay_s)
-        raise AssertionError("count() never ends")
+            number += 1
 
     async def _attempt(self, name: str, number: int, send: Callable[[str], Awaitable[T]]) -> T:
         """Send under a session; one that the node no longer takes is replaced once."""
@@ -131,20 +135,20 @@ class Node:
             return session, True
 
     async def _open_session(self) -> _Session:
-        caller, now = self._caller, self._caller.clock.now()
+        context, now = self._context, self._context.clock.now()
         # Every attempt signs anew: a login statement that was seen before is refused.
         login = Login(
-            caller=caller.key.principal,
+            caller=context.key.principal,
             node=self.principal,
             origin="",
             issued_at=int(now),
-            cti=caller.rng.token(_CTI_BYTES),
+            cti=context.rng.token(_CTI_BYTES),
         )
         try:
-            answer = await caller.http.exchange(
+            answer = await context.http.exchange(
                 self.url,
-                session_call(mint_login(caller.key, login)),
-                deadline_s=caller.options.answer_deadline_s,
+                session_call(mint_login(context.key, login)),
+                deadline_s=context.options.answer_deadline_s,
             )
         except (OstError, ClientError) as error:
             self._observe("session", 1, code_of(error))
@@ -158,7 +162,7 @@ class Node:
     def _observe(
         self, call: str, number: int, code: str = "", retry_in_s: float | None = None
     ) -> None:
-        self._caller.observer(Attempt(call, self.url, number, code, retry_in_s))
+        self._context.observer(Attempt(call, self.url, number, code, retry_in_s))
 
 
 def _session_of(node: str, answer: Answer) -> tuple[str, int]:

@@ -127,13 +127,12 @@ async def _hashed(
 
 def _hash_some(hasher: blake3, content: Content, buffer: bytearray, done: int, size: int) -> int:
     """Hash up to SLICES_PER_HOP slices from `done` on; returns how far it came."""
-    for _ in range(SLICES_PER_HOP):
-        view = memoryview(buffer)[: size - done]
+    end = min(size, done + SLICES_PER_HOP * len(buffer))
+    while done < end:
+        view = memoryview(buffer)[: end - done]
         content.read_into(done, view)
         hasher.update(view)
         done += len(view)
-        if done == size:
-            break
     return done
 
 

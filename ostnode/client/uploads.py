@@ -94,13 +94,13 @@ class Upload:
         size, chunk_bytes = self._prepared.size, allocation.chunk_bytes
         self._bytes_done = size - sum(chunk_span(i, size, chunk_bytes).length for i in missing)
         self._show_progress()
-        run = _Run(bucket, allocation, iter(missing))
         async with trio.open_nursery() as nursery:
+            run = _Run(bucket, allocation, iter(missing), nursery.cancel_scope)
             for _ in range(min(self._options.parallel, len(missing))):
-                nursery.start_soon(self._lane, run, nursery.cancel_scope)
-        if run.reference is None and run.error is not None:
-            raise run.error
-        return run.reference
+                nursery.start_soon(self._lane, run)
+        if isinstance(run.outcome, Exception):
+            raise run.outcome
+        return run.outcome
 
     async def _received(self, bucket: Node, allocation: m.Allocation) -> bytes:
         """The bitmap of what has arrived under this grant."""
@@ -112,18 +112,17 @@ class Upload:
         same = (info.grant_id, info.chunk_bytes) == (allocation.grant_id, allocation.chunk_bytes)
         return info.received if same else b""
 
-    async def _lane(self, run: _Run, scope: trio.CancelScope) -> None:
-        """Push one chunk after the other; the first completion or failure ends every lane."""
+    async def _lane(self, run: _Run) -> None:
+        """Push one chunk after the other, until none is left or the run has ended."""
         buffer = bytearray(min(run.allocation.chunk_bytes, self._prepared.size))
         try:
             for index in run.queue:
-                run.reference = await self._push(run, index, buffer) or run.reference
-                if run.reference is not None:
+                reference = await self._push(run, index, buffer)
+                if reference is not None:
+                    run.end(reference)
                     break
         except (OstError, ClientError, OSError) as error:
-            run.error = run.error or error
-        if run.reference is not None or run.error is not None:
-            scope.cancel()
+            run.end(error)
 
     async def _push(self, run: _Run, index: int, buffer: bytearray) -> m.BlobReference | None:
         span = chunk_span(index, self._prepared.size, run.allocation.chunk_bytes)
@@ -152,13 +151,18 @@ class Upload:
 
 @dataclass(slots=True)
 class _Run:
-    """What the lanes of one round share: the queue of chunks, and how it ended."""
+    """What the lanes of one round share. The first completion or failure ends them all."""
 
     bucket: Node
     allocation: m.Allocation
     queue: Iterator[int]
-    reference: m.BlobReference | None = None
-    error: OstError | ClientError | OSError | None = None
+    scope: trio.CancelScope
+    outcome: m.BlobReference | OstError | ClientError | OSError | None = None
+
+    def end(self, outcome: m.BlobReference | OstError | ClientError | OSError) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            self.scope.cancel()
 
 
 def add_reference(

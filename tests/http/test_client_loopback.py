@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from blake3 import blake3
 
 from ostnode.client import (
+    BadAnswerError,
     ByteRange,
     ClientError,
     ClientOptions,
@@ -18,7 +20,7 @@ from ostnode.client import (
     connect,
 )
 from ostnode.errors import BlobTooLargeError, NotFoundError, OstError
-from ostnode.ids import BlobId
+from ostnode.ids import BlobId, PrincipalKind
 from ostnode.wire import messages as m
 from tests.support.client_fakes import ALICE, INDEX, contents, fail_first, problem
 from tests.support.client_loopback import LoopbackCluster, loopback_client
@@ -51,6 +53,28 @@ async def test_connections_are_used_again_and_bounded() -> None:
             await client.read(ME, BLOB, bucket=uploaded.bucket)
     assert uploaded.chunks_sent == 80
     assert len(cluster.clients) == 3
+
+
+async def test_uploads_share_the_bound(tmp_path: Path) -> None:
+    cluster = LoopbackCluster(chunk_bytes=1 << 16)
+    options = ClientOptions(parallel=2, connections_max=2)
+    async with loopback_client(cluster, options) as client, trio.open_nursery() as nursery:
+        for start in range(3):
+            nursery.start_soon(client.upload, DATA[start : 1 << 20])
+    assert len(cluster.clients) == 2
+
+
+async def test_an_answer_that_is_not_wanted_costs_its_connection_only() -> None:
+    cluster = LoopbackCluster()
+    options = ClientOptions(parallel=1, connections_max=1, answer_deadline_s=5)
+    async with loopback_client(cluster, options) as client:
+        uploaded = await client.upload(DATA)
+        path = f"/{ME.text(PrincipalKind.ACCESSOR)}/{BLOB}"
+        whole = httpx.Response(206, headers={"content-range": "bytes 0-8/9"}, content=b"012345678")
+        cluster.faults.append(fail_first(1, path, lambda: whole))
+        with pytest.raises(BadAnswerError):
+            await client.read(ME, BLOB, bucket=uploaded.bucket)
+        assert await client.read(ME, BLOB, bucket=uploaded.bucket) == DATA
 
 
 async def test_a_stream_left_in_the_middle_costs_its_connection_only() -> None:

@@ -137,7 +137,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
 
     async def _route(self, request: httpx.Request, body: bytes) -> httpx.Response:
         path = request.url.path
-        if path == "/v1/session":
+        if path.endswith("/v1/session"):
             return self._open_session(request, body)
         if request.headers.get("authorization", "") not in self.sessions:
             raise UnauthenticatedError("no session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,6 +254,27 @@ async def test_progress_of_a_download(tmp_path: Path, monkeypatch, autojump_cloc
     assert [p.done for p in seen] == [12, 24, 36, 36]
     assert {(p.phase, p.total) for p in seen} == {(Phase.DOWNLOAD, 36)}
     assert (tmp_path / "x").read_bytes() == DATA
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_the_name_appears_once_the_bytes_are_on_disk(
+    tmp_path: Path, monkeypatch, autojump_clock
+) -> None:
+    sync, synced = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_size, (tmp_path / "x").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    open_before = _open_files()
+    async with client_of(_cluster()) as client:
+        await client.download(CHAT, BLOB, to=tmp_path / "x", bucket=ADDRESS)
+    assert synced == [(36, False)]
+    assert _open_files() == open_before
 
 
 async def test_a_directory_that_is_not_there_is_an_os_error(tmp_path: Path, autojump_clock) -> None:

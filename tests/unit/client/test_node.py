@@ -21,9 +21,11 @@ from ostnode.errors import (
     TokenExpiredError,
 )
 from ostnode.ids import BlobId
+from ostnode.wire import messages as m
 from tests.support.client_fakes import (
     ADDRESS,
     ALICE,
+    BUCKET,
     BUCKET_URL,
     GENERAL,
     INDEX,
@@ -57,6 +59,19 @@ async def test_each_node_has_its_own_session(autojump_clock) -> None:
             with pytest.raises(NotFoundError):
                 await client.upload_status(ADDRESS, BLOB)
     assert cluster.requests[LOGIN] == 2
+
+
+async def test_the_sessions_of_the_last_buckets_are_kept(monkeypatch, autojump_clock) -> None:
+    monkeypatch.setattr("ostnode.client.client.NODES_MAX", 2)
+    cluster = FakeCluster()
+    addresses = [m.BucketAddress(BUCKET.principal, f"http://bucket.test/{i}") for i in range(3)]
+    logins = []
+    async with client_of(cluster) as client:
+        for i in (0, 1, 0, 2, 0, 1):
+            with pytest.raises(NotFoundError):
+                await client.upload_status(addresses[i], BLOB)
+            logins.append(sum(n for name, n in cluster.requests.items() if "session" in name))
+    assert logins == [1, 2, 2, 3, 3, 4]
 
 
 async def test_a_session_is_renewed_before_it_ends(autojump_clock) -> None:

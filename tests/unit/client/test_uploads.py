@@ -29,13 +29,16 @@ from ostnode.errors import (
     UploadConflictError,
     WrongBucketError,
 )
-from ostnode.ids import BlobId
+from ostnode.ids import BlobId, GrantId
+from ostnode.wire import messages as m
 from tests.support.client_fakes import (
     ADDRESS,
     ALICE,
     GENERAL,
     FakeCluster,
     Stream,
+    Upload,
+    answer,
     client_of,
     fail_first,
     problem,
@@ -144,6 +147,19 @@ async def test_b10_only_missing_chunks_are_sent_after_a_cut(autojump_clock) -> N
     assert next(p.done for p in seen if p.phase is Phase.PUSH) == 20
 
 
+async def test_what_arrived_under_another_grant_does_not_count(autojump_clock) -> None:
+    class Confused(FakeCluster):
+        def _status(self, blob_id: BlobId) -> httpx.Response:
+            info = m.UploadInfo(GrantId(bytes(16)), 36, 4, b"\xff\x01", 0)
+            return answer(info)
+
+    cluster = Confused()
+    cluster.uploads[GrantId(bytes(16))] = Upload(GrantId(bytes(16)), BLOB, 36, open=False)
+    async with client_of(cluster) as client:
+        uploaded = await client.upload(DATA)
+    assert uploaded.chunks_sent == 9
+
+
 async def test_b10_a_node_that_comes_back_is_ridden_out(autojump_clock) -> None:
     cluster = FakeCluster()
     cluster.push_takes_s = 0.1
@@ -242,6 +258,7 @@ async def test_b12_rounds_without_progress_are_bounded(autojump_clock) -> None:
         with pytest.raises(BucketFullError):
             await client.upload(DATA)
     assert cluster.requests[ALLOCATE] == 3
+    assert trio.current_time() == pytest.approx(0.1 + 0.2)
 
 
 async def test_rounds_that_make_progress_are_not_counted(autojump_clock) -> None:
