@@ -105,6 +105,9 @@ class Link:
     def _has_room(self, body_bytes: int) -> bool:
         if self._over is not None:
             raise LinkClosedError(self._over)
+        if self._connection.state is not State.OPEN:
+            # Its reader has met the end; `run` tells why once its other tasks have ended.
+            raise LinkClosedError("the link is over")
         return self._connection.room_for(body_bytes)
 
     async def run(self) -> None:

@@ -323,6 +323,7 @@ async def test_a_call_between_the_end_and_the_link_saying_so():
         link._connection.state = State.CLOSED  # as its reader leaves it
         with pytest.raises(LinkClosedError):
             await link.call(READ)
+        link._connection.state = State.OPEN
 
 
 async def test_b51_stopping_lets_calls_in_flight_finish_and_refuses_new_ones(autojump_clock):
