@@ -20,7 +20,7 @@ from tests.support.refusals import DATA, HTTP_ALONE, REFUSALS, UNREACHABLE, Refu
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
 async def test_a_refusal_through_a_link(refusal: Refusal, autojump_clock, tmp_path: Path) -> None:
     async with a_cluster(tmp_path, refusal.shape) as cluster:
-        attempt = await refusal.scenario(cluster)
+        attempt = await refusal.prepare(cluster)
         with pytest.raises(refusal.error) as caught:
             await attempt()
         assert refusal.details <= caught.value.details.keys()

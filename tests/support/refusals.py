@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import isawaitable
 from typing import TypeAlias
 
 from ostnode.errors import OstError, error_class
@@ -21,7 +22,7 @@ from tests.support.people import Nobody, blob_of, pieces
 from tests.support.simdisk import Faults
 
 Attempt: TypeAlias = Callable[[], Awaitable[object]]
-Scenario: TypeAlias = Callable[[Cluster], Awaitable[Attempt]]
+Scenario: TypeAlias = Callable[[Cluster], Attempt | Awaitable[Attempt]]
 
 DATA = bytes(range(251)) * 60
 ABSENT = BlobId(bytes(32))
@@ -61,6 +62,10 @@ class Refusal:
     def name(self) -> str:
         return f"{self.code}-{self.scenario.__name__}"
 
+    async def prepare(self, cluster: Cluster) -> Attempt:
+        attempt = self.scenario(cluster)
+        return await attempt if isawaitable(attempt) else attempt
+
 
 REFUSALS: list[Refusal] = []
 
@@ -98,7 +103,7 @@ def damage(bucket: BucketNode, number: int) -> None:
 
 
 @refused("unauthenticated")
-async def nobody_asks_the_index(cluster: Cluster) -> Attempt:
+def nobody_asks_the_index(cluster: Cluster) -> Attempt:
     return Nobody(cluster).info
 
 
@@ -109,12 +114,12 @@ async def nobody_asks_a_bucket(cluster: Cluster) -> Attempt:
 
 
 @refused("not_authorized")
-async def a_user_registers_users(cluster: Cluster) -> Attempt:
+def a_user_registers_users(cluster: Cluster) -> Attempt:
     return partial(cluster.alice.change, ("register", cluster.bob, 1))
 
 
 @refused("not_authorized")
-async def a_user_looks_at_another(cluster: Cluster) -> Attempt:
+def a_user_looks_at_another(cluster: Cluster) -> Attempt:
     return partial(cluster.alice.ask, m.GetUser(cluster.bob.principal), m.UserInfo)
 
 
@@ -134,17 +139,17 @@ async def a_blocked_principal_pushes(cluster: Cluster) -> Attempt:
 
 
 @refused("user_unknown")
-async def a_stranger_allocates(cluster: Cluster) -> Attempt:
+def a_stranger_allocates(cluster: Cluster) -> Attempt:
     return partial(cluster.stranger.allocate, DATA)
 
 
 @refused("user_unknown")
-async def a_stranger_asks_for_an_account(cluster: Cluster) -> Attempt:
+def a_stranger_asks_for_an_account(cluster: Cluster) -> Attempt:
     return cluster.stranger.info
 
 
 @refused("user_exists")
-async def a_principal_is_taken(cluster: Cluster) -> Attempt:
+def a_principal_is_taken(cluster: Cluster) -> Attempt:
     change = m.ChangePrincipal(cluster.alice.principal, cluster.bob.principal)
     return partial(cluster.app.ask, change, m.Ok)
 
@@ -153,18 +158,18 @@ async def a_principal_is_taken(cluster: Cluster) -> Attempt:
 
 
 @refused("token_invalid")
-async def garbage_deletes_a_chat(cluster: Cluster) -> Attempt:
+def garbage_deletes_a_chat(cluster: Cluster) -> Attempt:
     return partial(cluster.alice.delete_chat, cluster.general, b"no token")
 
 
 @refused("token_invalid")
-async def another_callers_token_deletes_a_chat(cluster: Cluster) -> Attempt:
+def another_callers_token_deletes_a_chat(cluster: Cluster) -> Attempt:
     token = cluster.general.token(cluster.bob, Scope.ACC_DEL)
     return partial(cluster.alice.delete_chat, cluster.general, token)
 
 
 @refused("token_expired")
-async def an_old_token_deletes_a_chat(cluster: Cluster) -> Attempt:
+def an_old_token_deletes_a_chat(cluster: Cluster) -> Attempt:
     token = cluster.general.token(cluster.alice, Scope.ACC_DEL)
     cluster.clock.ahead_s += 121
     return partial(cluster.alice.delete_chat, cluster.general, token)
@@ -217,7 +222,7 @@ async def more_than_the_allowance(cluster: Cluster) -> Attempt:
 
 
 @refused("blob_too_large", "limit", "needed")
-async def more_than_any_blob(cluster: Cluster) -> Attempt:
+def more_than_any_blob(cluster: Cluster) -> Attempt:
     return partial(cluster.alice.allocate, DATA, size=1 << 40)
 
 
@@ -319,7 +324,7 @@ async def more_than_the_bucket_will_keep(cluster: Cluster) -> Attempt:
 
 
 @refused("not_found")
-async def the_status_of_no_upload(cluster: Cluster) -> Attempt:
+def the_status_of_no_upload(cluster: Cluster) -> Attempt:
     bucket = cluster.buckets[0].key.principal
     return partial(cluster.alice.ask_bucket, bucket, m.UploadStatus(ABSENT), m.UploadInfo)
 
@@ -363,12 +368,12 @@ async def where_a_deleted_chats_blob_is(cluster: Cluster) -> Attempt:
 
 
 @refused("unknown_call")
-async def a_buckets_call_at_the_index(cluster: Cluster) -> Attempt:
+def a_buckets_call_at_the_index(cluster: Cluster) -> Attempt:
     return partial(cluster.alice.call, cluster.index, m.UploadStatus(ABSENT))
 
 
 @refused("unknown_call")
-async def the_indexs_call_at_a_bucket(cluster: Cluster) -> Attempt:
+def the_indexs_call_at_a_bucket(cluster: Cluster) -> Attempt:
     return partial(cluster.alice.call, cluster.buckets[0], m.GetUser())
 
 
@@ -384,7 +389,7 @@ async def a_damaged_chunk_when_the_last_one_comes(cluster: Cluster) -> Attempt:
 
 
 @refused("internal", recovers=False)
-async def a_bug_in_the_index(cluster: Cluster) -> Attempt:
+def a_bug_in_the_index(cluster: Cluster) -> Attempt:
     cluster.index.gate.broken = True
     return cluster.alice.info
 
