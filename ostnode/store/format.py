@@ -49,6 +49,8 @@ _SEGMENT: Final = struct.Struct("<8sIIQ16s32sQQQ16s")
 _RECORD: Final = struct.Struct("<4sBBHIIQQQ32s16s8s")
 # blob, seq, batch, number, offset, payload length, chunk index, kind, flags, version, pad, digest
 _ENTRY: Final = struct.Struct(">32sQQQQIIBBH4s16s")
+ENTRY_GLANCE: Final = struct.Struct(">40xQ25xB22x")
+"""Batch and flags of a footer entry: whether it need be parsed at all."""
 # magic, offset of the seal record, entries, reserved, last seq, last batch, digest, checksum
 _TRAILER: Final = struct.Struct("<8sQIIQQ16s8s")
 _OFFSET: Final = struct.Struct("<Q")
@@ -56,6 +58,7 @@ _OFFSET: Final = struct.Struct("<Q")
 assert _SEGMENT.size <= _SECOND_COPY_AT
 assert _RECORD.size == RECORD_HEADER_BYTES
 assert _ENTRY.size == FOOTER_ENTRY_BYTES
+assert ENTRY_GLANCE.size == FOOTER_ENTRY_BYTES
 assert _TRAILER.size == TRAILER_BYTES
 
 

@@ -4,6 +4,7 @@ Repair changes only the last segment, and only in ways that leave a crash in the
 the next start: a half-made file is removed, a torn tail is cut off, the last batch is written
 again in place (the sync it waited for may have failed: its pages can look clean and be lost), and
 the segment is sealed. A new segment is made only after that, so every other segment is sealed.
+Removals are not synced: a file that comes back is removed again, or replaced by a synced creation.
 """
 
 from __future__ import annotations
@@ -80,7 +81,6 @@ def recover(
     numbers = _segments(disk)
     while numbers and _is_half_made(disk, numbers[-1]):
         disk.remove(segment_name(numbers.pop()))
-        disk.sync_names()
     if numbers and not _repair_last(disk, numbers[-1], owner):
         numbers.pop()
     return Replay(disk, index, reducer, bulk_kinds, owner).run(numbers)
@@ -121,13 +121,12 @@ def _repair_last(disk: Disk, number: int, owner: bytes) -> bool:
         if judged.items:
             _write_again(file, judged.last, judged.end)
             file.truncate(judged.end)
-            file.sync()
+            file.sync()  # so that no state in between shows torn records behind a seal
             _seal(file, key, judged.end, header, judged.items)
             return True
     finally:
         file.close()
     disk.remove(segment_name(number))
-    disk.sync_names()
     return False
 
 
@@ -229,10 +228,11 @@ class Replay:
                 self._lost_segment(number, file.size())
                 return
             _check_owner(header, number, self._owner)
-            contents = _read_contents(file, header)
+            seen = covered.batch if covered else 0
+            contents = _read_contents(file, header, seen)
             if contents.footer_damaged:
                 self._problems.append(Problem(Damage.FOOTER, number, 0, file.size()))
-            self._apply(file, header, contents.entries, covered.batch if covered else 0)
+            self._apply(file, header, contents.entries, seen)
         finally:
             file.close()
         self._next_seq = max(self._next_seq, contents.last_seq + 1)
@@ -292,16 +292,19 @@ def _problem(segment: int, entry: FooterEntry) -> Problem:
 
 def _last_batch(file: File, header: SegmentHeader) -> int:
     trailer = read_trailer(file, segment_key(header.uuid))
-    return trailer.last_batch if trailer else _read_contents(file, header).last_batch
+    return trailer.last_batch if trailer else _read_contents(file, header, 0).last_batch
 
 
-def _read_contents(file: File, header: SegmentHeader) -> Contents:
-    """From the footer, or by reading all of the segment when the footer is damaged."""
+def _read_contents(file: File, header: SegmentHeader, seen: int) -> Contents:
+    """From the footer, or by reading all of the segment when the footer is damaged.
+
+    Whole records of batches up to `seen` are left out when there is a footer.
+    """
     key = segment_key(header.uuid)
     trailer = read_trailer(file, key)
     footer = read_footer(file, trailer) if trailer else None
     if trailer is not None and footer is not None:
-        return Contents(parse_footer(footer), trailer.last_seq, trailer.last_batch)
+        return Contents(parse_footer(footer, seen), trailer.last_seq, trailer.last_batch)
     items = list(scan(file, key))
     found = _contents(items, header)
     kept = [entry for entry in found.entries if entry.header.kind != KIND_SEAL]

@@ -10,6 +10,8 @@ from typing_extensions import Buffer
 from ostnode.store.disk import Disk, File
 from ostnode.store.format import (
     ALIGNMENT,
+    ENTRY_GLANCE,
+    FLAG_DAMAGED,
     FLAG_END,
     FLAG_FIRST,
     FOOTER_ENTRY_BYTES,
@@ -164,10 +166,13 @@ def read_footer(file: File, trailer: Trailer) -> bytes | None:
     return data if len(data) == length and payload_digest(data) == trailer.digest else None
 
 
-def parse_footer(data: bytes) -> list[FooterEntry]:
-    """The entries of a footer in the order of the log."""
+def parse_footer(data: bytes, after_batch: int = 0) -> list[FooterEntry]:
+    """Entries of batches behind `after_batch`, and all that are damaged, in the log's order."""
     entries = [
         FooterEntry.parse(data[at : at + FOOTER_ENTRY_BYTES])
-        for at in range(0, len(data), FOOTER_ENTRY_BYTES)
+        for at, (batch, flags) in zip(
+            range(0, len(data), FOOTER_ENTRY_BYTES), ENTRY_GLANCE.iter_unpack(data), strict=True
+        )
+        if batch > after_batch or flags & FLAG_DAMAGED
     ]
     return sorted(entries, key=lambda entry: entry.offset)

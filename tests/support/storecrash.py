@@ -14,11 +14,12 @@ from random import Random
 import trio
 import trio.testing
 
+from ostnode.errors import DataCorruptError
 from ostnode.store.errors import StoreFailedError
 from ostnode.store.record import Extent, NewRecord
 from ostnode.store.store import Store, StoreOptions
 from tests.support.simdisk import Faults, SimCrash, SimDisk
-from tests.support.storekit import chunk, dump, opened, set_, unset
+from tests.support.storekit import chunk, count, dump, opened, set_, unset
 
 TINY = StoreOptions(segment_bytes=24 << 10, batch_bytes_max=6 << 10, queue_bytes_max=16 << 10)
 WORKERS = 3
@@ -46,7 +47,7 @@ class History:
 
 def group(rng: Random, number: int) -> list[NewRecord]:
     """A few records of mixed kinds and sizes."""
-    records = [set_("n", str(number))]
+    records = [set_("n", str(number)), count("all")]
     for _ in range(rng.randint(0, 3)):
         kind = rng.random()
         if kind < 0.5:
@@ -94,7 +95,10 @@ async def check(store: Store, history: History) -> int:
         raise BrokenPromiseError(f"the key space never was like this after {groups} groups")
     for key, value in found.items():
         if key.startswith(b"C"):
-            data = bytes(await store.read(Extent.unpack(value)))
+            try:
+                data = bytes(await store.read(Extent.unpack(value)))
+            except DataCorruptError as error:
+                raise BrokenPromiseError("a payload is lost") from error
             if data != history.payloads[value]:
                 raise BrokenPromiseError("a payload differs from what was staged")
     return groups

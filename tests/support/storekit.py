@@ -18,6 +18,8 @@ SET = 2
 """Payload `key=value`: `M key` → value."""
 UNSET = 3
 """Payload `key`."""
+COUNT = 4
+"""Payload `key`: `N key` → how often it was counted; applying a record twice shows."""
 BULK_KINDS = frozenset({CHUNK})
 OWNER = bytes(range(32))
 BLOB = b"b" * 32
@@ -49,6 +51,9 @@ def reduce(record: Record, writer: Writer) -> None:
     elif record.kind == UNSET:
         for key, _ in writer.scan(b"M" + record.payload):
             writer.delete(key)
+    elif record.kind == COUNT:
+        before = writer.get(b"N" + record.payload) or b"0"
+        writer.put(b"N" + record.payload, b"%d" % (int(before) + 1))
     else:
         raise ValueError(f"unknown kind {record.kind}")
 
@@ -87,6 +92,10 @@ def set_(key: str, value: str = "") -> NewRecord:
 
 def unset(prefix: str) -> NewRecord:
     return NewRecord(UNSET, prefix.encode())
+
+
+def count(key: str) -> NewRecord:
+    return NewRecord(COUNT, key.encode())
 
 
 def dump(reader: Reader) -> dict[bytes, bytes]:

@@ -27,6 +27,7 @@ from tests.support.storekit import (
     CHUNK,
     SMALL,
     chunk,
+    count,
     dump,
     extents,
     names,
@@ -174,10 +175,11 @@ async def test_b41_a_lost_end_before_a_torn_batch_is_reported() -> None:
         assert [p.what for p in store.problems] == [Damage.RANGE]
 
 
-async def test_b41_a_lost_first_batch_is_reported() -> None:
+@pytest.mark.parametrize("torn_at", [b"a=", b"b="])
+async def test_b41_a_lost_first_batch_is_reported(torn_at: bytes) -> None:
     disk = await crashed([set_("x")], [set_("a"), set_("b")], marker=False)
-    disk.flip(FIRST, offset_of(disk, b"x=") - RECORD_HEADER_BYTES)
-    disk.flip(FIRST, offset_of(disk, b"b="))
+    for needle in (b"x=", torn_at):
+        disk.flip(FIRST, offset_of(disk, needle) - RECORD_HEADER_BYTES)
     async with opened(disk, index=MemoryIndex()) as store:
         assert names(store.state) == []
         assert [p.what for p in store.problems] == [Damage.RANGE]
@@ -214,6 +216,27 @@ async def test_b45_an_index_that_is_behind_is_brought_up() -> None:
     assert dump_index(behind) == before
     async with opened(disk, index=behind) as store:
         assert dump(store.durable) == after
+
+
+async def test_b45_no_record_is_applied_twice() -> None:
+    disk = await crashed(*([count("a"), chunk(b"x", i)] for i in range(5)))
+    for _ in range(3):
+        async with opened(disk) as store:
+            before = int(store.state.get(b"Na") or b"0")
+            await store.commit([count("a")])
+            assert store.state.get(b"Na") == b"%d" % (before + 1)
+    assert before == 7
+
+
+async def test_b45_no_damaged_record_is_applied_twice() -> None:
+    """Chunks that were superseded: applying the damaged one again would bring it back."""
+    disk = await crashed([chunk(b"old", 1)], [chunk(b"new", 1)])
+    disk.flip(FIRST, offset_of(disk, b"old"))
+    for _ in range(2):
+        async with opened(disk) as store:
+            assert [p.what for p in store.problems] == [Damage.PAYLOAD]
+            (extent,) = extents(store.state)
+            assert bytes(await store.read(extent)) == b"new"
 
 
 async def test_b45_an_index_of_another_log_is_rebuilt() -> None:
