@@ -32,7 +32,6 @@ from ostnode.roles.bucket.core.uploads import (
     accept,
     accept_whole,
     cancel,
-    comparable,
     finish,
 )
 from ostnode.roles.bucket.records import FeedCursor, Init, Upload
@@ -233,9 +232,7 @@ class BucketMachine(RuleBasedStateMachine):
             answer = self.decide(lambda draft: accept_whole(draft, RULES, ask, pushed, ROOM))
             self.completed(answer, upload)
             return
-        stored = comparable(self.log.state, upload, index)
-        digest = None if stored is None else blake3(body).digest()[:16]
-        pushed = Pushed(index, body, digest)
+        pushed = Pushed(index, body, blake3(body).digest()[:16])
         answer = self.decide(lambda draft: accept(draft, RULES, ask, pushed, ROOM))
         if isinstance(answer, Received):
             assert upload.grant_id not in self.model.dead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 import trio
@@ -71,44 +72,57 @@ async def open_bucket(
         index=index,
         read_worker=read_worker,
     ) as store:
-        hashing = read_worker or worker
         for problem in store.problems:
             log.error("damage found in the log", problem=str(problem))
         desk = Desk(store)
-        incarnation = await _initialise(desk, options, clock)
-        async with trio.open_nursery() as nursery:
-            completions = Completions(
-                desk, store, options.rules, clock=clock, worker=hashing, nursery=nursery
-            )
-            service = BucketService(
-                options,
-                desk,
-                store,
-                Statements(options, incarnation),
-                completions,
-                clock=clock,
-                worker=hashing,
-            )
-            sweeper = Sweeper(desk, options, service.last_progress, clock)
-            await completions.resume()
-            if sweeping:
-                nursery.start_soon(sweeper.run)
-            yield Bucket(
-                store, desk, service, sweeper, IndexSync(desk, store, options, incarnation)
-            )
-            nursery.cancel_scope.cancel()
+        incarnation = await desk.decide(partial(_incarnation, options=options, clock=clock))
+        if incarnation:
+            hashing = read_worker or worker
+            async with (
+                _serving(options, store, desk, incarnation, clock, hashing) as bucket,
+                trio.open_nursery() as nursery,
+            ):
+                if sweeping:
+                    nursery.start_soon(bucket.sweeper.run)
+                yield bucket
+                nursery.cancel_scope.cancel()
+            return
+    # Raised out here: the store's nursery would have wrapped it in a group.
+    raise StoreOwnerError("the data directory belongs to a bucket of another index")
 
 
-async def _initialise(desk: Desk, options: BucketOptions, clock: Clock) -> int:
-    """The bucket's incarnation; a new log begins with it, in microseconds since 1970."""
+@asynccontextmanager
+async def _serving(
+    options: BucketOptions,
+    store: Store,
+    desk: Desk,
+    incarnation: int,
+    clock: Clock,
+    worker: Worker,
+) -> AsyncIterator[Bucket]:
+    async with trio.open_nursery() as nursery:
+        completions = Completions(
+            desk, store, options.rules, clock=clock, worker=worker, nursery=nursery
+        )
+        statements = Statements(options, incarnation)
+        service = BucketService(
+            options, desk, store, statements, completions, clock=clock, worker=worker
+        )
+        sweeper = Sweeper(desk, options, service.last_progress, clock)
+        sync = IndexSync(desk, store, options, incarnation)
+        await completions.resume()
+        yield Bucket(store, desk, service, sweeper, sync)
+        nursery.cancel_scope.cancel()
 
-    def begin(draft: Draft) -> int:
-        incarnation = draft.number(t.INCARNATION)
-        if incarnation and draft.index() != options.index:
-            raise StoreOwnerError("the data directory belongs to a bucket of another index")
-        if not incarnation:
-            incarnation = int(clock.now() * 1_000_000)
-            draft.add(Init(incarnation, options.index))
-        return incarnation
 
-    return await desk.decide(begin)
+def _incarnation(draft: Draft, options: BucketOptions, clock: Clock) -> int:
+    """The bucket's incarnation, in microseconds since 1970; a new log begins with it.
+
+    0 when the log is of a bucket of another index.
+    """
+    incarnation = draft.number(t.INCARNATION)
+    if incarnation:
+        return incarnation if draft.index() == options.index else 0
+    incarnation = int(clock.now() * 1_000_000)
+    draft.add(Init(incarnation, options.index))
+    return incarnation

@@ -1,8 +1,8 @@
 """What a bucket writes to its log: the kinds of records and their payloads.
 
 A chunk's payload is its raw bytes; every other payload is strict CBOR of one dataclass here. The
-record's header carries what most kinds share: the blob, the upload's number (the sequence number
-of the record that opened it; of an outbox record, the event's own number) and the chunk index.
+record's header carries what most kinds share: the blob, the chunk index, and a number: the
+upload's (no two have the same) or, of an outbox record, the event's own.
 Numbers of kinds and names of fields are the format: they never change their meaning.
 """
 

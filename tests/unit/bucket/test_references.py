@@ -257,6 +257,7 @@ async def test_an_expired_reference_gives_way_to_a_new_one() -> None:
         assert kit.index.used(ALICE) == len(SMALL)
 
 
+@pytest.mark.slow
 async def test_expired_references_are_swept_and_refunded() -> None:
     async with Kit().running() as kit:
         count = sweeps.REFERENCES_MAX * 2 + 1

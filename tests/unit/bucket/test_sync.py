@@ -140,6 +140,7 @@ async def test_an_empty_batch_tells_of_the_space() -> None:
         assert batch.space.free > 0
 
 
+@pytest.mark.slow
 async def test_a_batch_is_cut_at_its_limit() -> None:
     async with Kit().running() as kit:
         for _ in range(260):
@@ -324,6 +325,7 @@ async def test_b68_a_deletion_heard_before_anything_else() -> None:
         assert refused.value.code == "user_unknown"
 
 
+@pytest.mark.slow
 async def test_b29_a_deleted_user_with_many_blobs_and_uploads_counts_to_zero() -> None:
     async with Kit().running() as kit:
         for number in range(300):
@@ -360,6 +362,7 @@ async def test_nobody_deletes_the_null_accessor() -> None:
         assert await kit.readable(ALICE, ALICE, SMALL)
 
 
+@pytest.mark.slow
 async def test_b23_a_chat_is_swept_in_slices() -> None:
     async with Kit().running() as kit:
         for number in range(200):

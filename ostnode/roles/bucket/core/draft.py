@@ -30,7 +30,7 @@ class Draft(View):
 
     `records` are staged together or not at all. What one adds is seen by everything that is read
     through the draft afterwards, by way of the same reducer that will run when they are staged.
-    Sequence numbers are the ones they will get, as long as nothing else is staged before.
+    Sequence numbers are the ones they will get, or one less when a segment fills in between.
     """
 
     def __init__(self, rows: Reader, next_seq: int) -> None:
@@ -41,7 +41,7 @@ class Draft(View):
 
     @property
     def next_seq(self) -> int:
-        """The sequence number of the next record that is added."""
+        """A number that no record before the draft has: good to name what the next one opens."""
         return self._next_seq + len(self.records)
 
     def add(
@@ -61,7 +61,10 @@ class Draft(View):
         self._append(NewRecord(Kind.OUTBOX, encode_event(event), number=number))
 
     def release(self, blob_id: BlobId) -> None:
-        """Kill the stored blob, if there is one and nothing needs it any more."""
+        """Kill the stored blob, if there is one and nothing needs it any more.
+
+        Not for a blob that the draft itself stores: its commit's number is not certain yet.
+        """
         stored = self.blob(blob_id)
         if stored is not None and not self.needed(blob_id):
             self.add(Tombstone(stored.commit), blob=blob_id)

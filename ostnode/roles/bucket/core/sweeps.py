@@ -20,6 +20,8 @@ from ostnode.roles.bucket.records import (
 
 REFERENCES_MAX: Final = 64
 """Removed in one slice: some 15 ms of the event loop."""
+UPLOADS_MAX: Final = 64
+"""Closed in one slice."""
 CHUNKS_MAX: Final = 512
 """Rows dropped in one slice."""
 FORGOTTEN_MAX: Final = 250
@@ -57,13 +59,14 @@ def _sweep_accessor(draft: Draft, name: bytes) -> bool:
 
 
 def _sweep_user(draft: Draft, name: bytes) -> bool:
-    """A deleted uid's open uploads go first: they are few, by the cap on them."""
+    """A deleted uid's open uploads go first."""
     uid = Uid(name)
-    for number in list(draft.uploads_of(uid)):
+    numbers = list(islice(draft.uploads_of(uid), UPLOADS_MAX))
+    for number in numbers:
         upload = draft.upload(number)
         if upload is not None:
             close_upload(draft, upload, Reason.USER_DELETED)
-    return _remove_some(draft, draft.references_of(uid))
+    return not numbers and _remove_some(draft, draft.references_of(uid))
 
 
 def _remove_some(draft: Draft, references: Iterable[t.ReferenceId]) -> bool:

@@ -36,13 +36,13 @@ from ostnode.wire.calls import Buffer
 class Pushed:
     """A chunk's bytes.
 
-    `digest` is the store's digest of them (BLAKE3, 16 bytes), asked for when there may be a
-    stored chunk to compare with. `verified` says that they are the whole blob.
+    `digest` is the store's digest of them (BLAKE3, 16 bytes), for one chunk of several.
+    `verified` says that they are the whole blob, for an only one.
     """
 
     index: int
     body: Buffer
-    digest: bytes | None = None
+    digest: bytes = b""
     verified: bool = False
 
 
@@ -134,21 +134,13 @@ def missing(view: View, number: int, upload: Upload) -> int:
     return chunk_count(upload) - view.progress(number).chunks
 
 
-def comparable(view: View, upload: Upload, index: int) -> t.ChunkRow | None:
-    """The chunk of a stored copy of the blob that stands at the same place, if there is one."""
+def _matched(view: View, upload: Upload, pushed: Pushed) -> int | None:
+    """The commit of a stored copy of the blob that has the same bytes at the same place."""
     stored = view.blob(upload.blob_id)
     if stored is None or (stored.size, stored.chunk_bytes) != (upload.size, upload.chunk_bytes):
         return None
-    return view.chunk(stored.number, index)
-
-
-def _matched(view: View, upload: Upload, pushed: Pushed) -> int | None:
-    """The commit whose chunk has these bytes."""
-    if pushed.digest is None:
-        return None
-    row = comparable(view, upload, pushed.index)
-    stored = view.blob(upload.blob_id)
-    if row is None or stored is None or row.digest != pushed.digest:
+    row = view.chunk(stored.number, pushed.index)
+    if row is None or row.digest != pushed.digest:
         return None
     return stored.commit
 
