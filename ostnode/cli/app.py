@@ -56,14 +56,20 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _tell(output, Failure(ExitCode.FAILED, "failed", error.format_message()))
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return _INTERRUPTED
-    except Exception as error:
+        return _interrupted()
+    except (Exception, BaseExceptionGroup) as error:
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None:
+            return _interrupted()
         failure = failure_of(error)
         if failure is None:
             raise
         return _tell(output, failure)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _interrupted() -> int:
+    click.echo("interrupted", err=True)
+    return _INTERRUPTED
 
 
 def _tell(output: Output, failure: Failure) -> int:

@@ -13,7 +13,7 @@ import click
 from ostnode.cli.output import Output, Value, json_option, pass_output, size_text, time_text
 from ostnode.cli.parameters import ACCESSOR, BLOB_ID, PRINCIPAL, REF_ID, SECONDS, TOKEN, UID
 from ostnode.cli.progress import transfer_progress
-from ostnode.cli.target import BUCKET, Target, client_options
+from ostnode.cli.target import BUCKET, PATIENT, Target, client_options
 from ostnode.client import Client, Downloaded, UploadedBlob
 from ostnode.ids import NULL_ACCESSOR, BlobId, Principal, PrincipalKind, Uid
 from ostnode.wire.jsonmap import to_json
@@ -78,7 +78,7 @@ def put(
                 progress=progress,
             )
 
-    uploaded = target.run(call)
+    uploaded = target.run(call, PATIENT)
     reference = uploaded.reference
     data: dict[str, Value] = {
         **to_json(reference),
@@ -118,7 +118,7 @@ def get(
                 through, blob_id, to=path, token=token, bucket=bucket, progress=progress
             )
 
-    done = target.run(call)
+    done = target.run(call, PATIENT)
     output.result({
         "file": str(done.path),
         "size": done.size if output.as_json else size_text(done.size),

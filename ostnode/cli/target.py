@@ -19,7 +19,7 @@ import trio
 from ostnode.cli.defaults import dev_layout
 from ostnode.cli.failures import CommandError, ExitCode
 from ostnode.cli.parameters import Parsed
-from ostnode.client import Client, connect
+from ostnode.client import Client, ClientOptions, RetryPolicy, connect
 from ostnode.config import load_config
 from ostnode.config.values import parse_base_url
 from ostnode.identity.keys import KeyPair
@@ -30,6 +30,12 @@ from ostnode.wire.messages import BucketAddress
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+IMPATIENT: Final = RetryPolicy(attempts_max=4)
+"""Somebody waits at a terminal: a node that is not there is told within a few seconds."""
+PATIENT: Final = RetryPolicy()
+"""For transfers, which are worth waiting out a node's restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,16 @@ class Target:
     index: IndexAddress
     key: KeyPair
 
-    def run(self, call: Callable[[Client], Awaitable[R]]) -> R:
+    def run(self, call: Callable[[Client], Awaitable[R]], retry: RetryPolicy = IMPATIENT) -> R:
         """Run `call` with a client of that index, as that caller, to its end."""
 
         async def connected() -> R:
-            async with connect(self.index.url, self.key, index=self.index.principal) as client:
+            async with connect(
+                self.index.url,
+                self.key,
+                index=self.index.principal,
+                options=ClientOptions(retry=retry),
+            ) as client:
                 return await call(client)
 
         return trio.run(connected)

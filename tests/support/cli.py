@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ostnode.cli.app import run
-from ostnode.client import Downloaded, UploadedBlob
+from ostnode.client import ClientOptions, Downloaded, UploadedBlob
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
@@ -44,7 +44,7 @@ class ScriptedClient:
     """Notes each call as (name, arguments); raises `failure` from all of them if there is one."""
 
     calls: list[tuple] = field(default_factory=list)
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
     def note(self, *call: object) -> None:
         self.calls.append(call)
@@ -137,7 +137,7 @@ class Cli:
 
     @asynccontextmanager
     async def connect(
-        self, url: str, key: KeyPair, *, index: Principal
+        self, url: str, key: KeyPair, *, index: Principal, options: ClientOptions
     ) -> AsyncIterator[ScriptedClient]:
         self.connected.append((url, key.principal, index))
         yield self.client

@@ -45,7 +45,7 @@ class NodeProcess:
         self.name = name
         self.config_file = config_file
         self.log_file = config_file.with_suffix(".log")
-        self._admin = admin
+        self.admin = admin
         self._process: trio.Process | None = None
 
     @property
@@ -75,7 +75,7 @@ class NodeProcess:
         with trio.move_on_after(READY_DEADLINE_S):
             async with httpx.AsyncClient() as client:
                 while self.running:
-                    if await _is_ready(client, self._admin):
+                    if await _is_ready(client, self.admin):
                         return
                     await trio.sleep(_POLL_S)
         raise ProcessFailedError(f"{self.name} did not become ready\n{self.log_tail()}")

@@ -82,6 +82,11 @@ def test_an_interrupt_is_told_as_shells_expect(cli: Cli, monkeypatch) -> None:
     assert cli.as_caller("user", "show").code == 130
 
 
+def test_an_interrupt_inside_a_nursery_is_one_too(cli: Cli) -> None:
+    cli.client.failure = BaseExceptionGroup("nursery", [KeyboardInterrupt()])
+    assert cli.as_caller("user", "show").code == 130
+
+
 def test_the_version(capsys) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ostnode, version ")
