@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Final
+from typing import Final, cast
 from urllib.parse import parse_qs
 
 from hypercorn.typing import (
@@ -19,6 +19,7 @@ from hypercorn.typing import (
 
 from ostnode.errors import InvalidArgumentError
 from ostnode.identity.statements import decode_text
+from ostnode.web.bodies import BODY_EXTENSION, BodyReader
 from ostnode.web.headers import HeaderList
 from ostnode.web.sessions import Sessions
 from ostnode.wire.calls import Buffer, Caller
@@ -84,25 +85,15 @@ class WebRequest:
         value = self.headers.get(b"content-length")
         return None if value is None else int(value)
 
-    async def read_into(self, buffer: memoryview, pending: bytes = b"") -> bytes:
-        """Fill `buffer` with the body's next bytes; returns what came beyond it.
-
-        `pending` is what an earlier call returned. Raises BodyCutError.
-        """
-        filled = 0
-        data = pending
-        while True:
-            taken = min(len(data), len(buffer) - filled)
-            buffer[filled : filled + taken] = data[:taken]
-            filled += taken
-            if filled == len(buffer):
-                return data[taken:]
-            message = await self.receive()
-            if message["type"] != "http.request":
+    async def read_into(self, buffer: bytearray) -> None:
+        """Fill `buffer` with the next bytes of a body of known length; raises BodyCutError."""
+        reader: BodyReader = self.scope["extensions"][BODY_EXTENSION]["reader"]
+        view = memoryview(buffer)
+        while view:
+            received = await reader.read_into(view)
+            if not received:
                 raise BodyCutError
-            data = message["body"]
-            if not data and not message["more_body"]:
-                raise BodyCutError
+            view = view[received:]
 
     async def answer(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
@@ -126,7 +117,7 @@ class WebRequest:
         self.sent += len(data)
         body: HTTPResponseBodyEvent = {
             "type": "http.response.body",
-            "body": data if isinstance(data, bytes) else bytes(data),
+            "body": cast("bytes", data),  # any buffer will do, says `hypercorn_trio`
             "more_body": more,
         }
         await self._send(body)

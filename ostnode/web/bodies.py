@@ -14,11 +14,29 @@ RECEIVE_BYTES: Final = 1 << 18
 """Larger receives gain nothing; 64 KiB, hypercorn's, halves the rate of large uploads."""
 
 
+BODY_EXTENSION: Final = "ostnode.body"
+
+
 class Source(Protocol):
-    """Where bytes come from."""
+    """Where bytes come from; both give nothing at the end, or when they broke."""
 
     async def receive(self, size: int, deadline: float) -> bytes | None:
-        """At most `size` bytes; b"" at the end or when broken, None when the deadline passed."""
+        """At most `size` bytes; None when the deadline passed."""
+        ...
+
+    async def receive_into(self, buffer: memoryview, deadline: float) -> int | None:
+        """How many bytes were put at the buffer's start; None when the deadline passed."""
+        ...
+
+
+class BodyReader(Protocol):
+    """What the ASGI extension BODY_EXTENSION offers beside `receive`, under `reader`."""
+
+    async def read_into(self, view: memoryview) -> int:
+        """Put the next bytes at the start of `view`; 0 when the body is whole or has failed.
+
+        For bodies of known length: from the socket to where they are wanted, without a copy.
+        """
         ...
 
 
@@ -71,6 +89,23 @@ class RequestBody:
         self._left -= len(data)
         return data
 
+    async def read_into(self, view: memoryview) -> int:
+        """What `BodyReader` says."""
+        if self.failure or not self._left:
+            return 0
+        view = view[: self._left]
+        if self._buffer:
+            taken = min(len(view), len(self._buffer))
+            view[:taken] = self._buffer[:taken]
+            del self._buffer[:taken]
+        else:
+            started = trio.current_time()
+            received = await self._source.receive_into(view, started + self._patience.left)
+            self._account(started, received)
+            taken = received or 0
+        self._left -= taken
+        return taken
+
     async def drain(self, bytes_max: int) -> None:
         """Read and drop until the body is whole or failed, or `bytes_max` bytes have passed."""
         while bytes_max > 0 and (data := await self.read()):
@@ -96,8 +131,12 @@ class RequestBody:
     async def _wait(self, size: int) -> bytes:
         started = trio.current_time()
         data = await self._source.receive(size, started + self._patience.left)
-        if not data:
-            self.failure = 408 if data is None else 400
-            return b""
-        self._patience.spent(trio.current_time() - started, len(data))
-        return data
+        self._account(started, None if data is None else len(data))
+        return data or b""
+
+    def _account(self, started: float, received: int | None) -> None:
+        """Charge a wait to the client's patience; `received` None means that it ran out."""
+        if received:
+            self._patience.spent(trio.current_time() - started, received)
+        else:
+            self.failure = 408 if received is None else 400

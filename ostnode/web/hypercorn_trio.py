@@ -1,5 +1,5 @@
-"""hypercorn's HTTP/1.1 on Trio, with its connection handling replaced: the only module that
-knows hypercorn's classes (pinned below 0.19).
+"""hypercorn's HTTP/1.1 on Trio, with its connection handling replaced: with `connection`, the
+only module that knows hypercorn's inner classes (pinned below 0.19).
 
 hypercorn's parser glue (`H11Protocol`), ASGI state machine (`HTTPStream`) and configuration are
 used as they are. What is replaced, and why (each was reproduced with hypercorn 0.18):
@@ -27,56 +27,70 @@ import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Event as IoEvent
-from hypercorn.events import RawData
 from hypercorn.protocol.events import Body, EndBody, Event, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     AppWrapper,
-    ASGIFramework,
     ASGIReceiveEvent,
     ASGISendEvent,
     ConnectionState,
+    HTTPScope,
     Scope,
 )
-from hypercorn.utils import parse_socket_addr, wrap_app
 from typing_extensions import override
 
 from ostnode.config import HttpLimits
-from ostnode.web.bodies import RequestBody
+from ostnode.web.bodies import BODY_EXTENSION, RequestBody, Source
+from ostnode.web.gone import ClientGoneError, client_is_gone
 from ostnode.web.heads import body_length, check_framing, head_end, refuse
-from ostnode.web.pacing import send_patience
+from ostnode.wire.calls import Buffer
 
 RECEIVE_HEAD_BYTES: Final = 1 << 14
-JOIN_BYTES_MAX: Final = 1 << 16
-"""Up to here copying head and body together is cheaper than handing the kernel two buffers."""
 LINGER_S: Final = 2.0
+LAST_WAIT_S: Final = 0.5
+"""How long a connection may wait for its request when the server is about to stop."""
 
 Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 _log = structlog.get_logger(__name__)
 
 
-class ClientGoneError(OSError):
-    """The client closed the connection, broke it, or stopped reading."""
+class Wire(Source, Protocol):
+    """What `Exchanges` need of their connection."""
 
-
-class Attendance(Protocol):
-    """The server's view of its connections; every method is synchronous."""
+    app: AppWrapper
+    config: Config
+    context: WorkerContext
 
     @property
     def draining(self) -> bool:
-        """Answers say `Connection: close` from now on."""
+        """Whether answers must say `Connection: close`."""
         ...
 
-    def waits(self, connection: Connection) -> None:
-        """The connection waits for a request: it may be closed to make room."""
+    def waits(self) -> None:
+        """There is no request in hand: the connection may be closed to make room."""
         ...
 
-    def works(self, connection: Connection) -> None:
-        """The connection has a request."""
+    def works(self) -> None:
+        """There is one."""
+        ...
+
+    def addresses(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+        """The client's and our own address; None on Unix sockets."""
+        ...
+
+    async def protocol_send(self, event: IoEvent) -> None:
+        """What hypercorn sends by itself: error answers and 100 Continue."""
+        ...
+
+    async def send_parts(self, parts: Sequence[bytes]) -> None:
+        """Send all of it, in this order; raises ClientGoneError."""
+        ...
+
+    async def finish_sending(self) -> None:
+        """Tell the client that nothing more comes; raises ClientGoneError."""
         ...
 
 
@@ -85,14 +99,14 @@ class _InlineTasks(TaskGroup):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scope: Scope
+        self.scope: HTTPScope
         self.send: Send
 
     @override
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        self.scope, self.send = scope, send
+        self.scope, self.send = cast("HTTPScope", scope), send
         return _discard
 
 
@@ -100,10 +114,23 @@ async def _discard(_event: ASGIReceiveEvent) -> None:
     """The application pulls its events."""
 
 
+class _Stream(HTTPStream):
+    """Takes bodies as any buffer: hypercorn copies what is not bytes."""
+
+    @override
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        if message is not None and message["type"] == "http.response.body":
+            body = cast("Buffer", message["body"])
+            if not isinstance(body, bytes) and self.state is ASGIHTTPState.RESPONSE:
+                await self.send(Body(stream_id=self.stream_id, data=cast("bytes", body)))
+                message = {**message, "body": b""}
+        await super().app_send(message)
+
+
 class Exchanges(H11Protocol):
     """One connection's requests, one after the other."""
 
-    def __init__(self, wire: Connection, limits: HttpLimits, attendance: Attendance) -> None:
+    def __init__(self, wire: Wire, limits: HttpLimits) -> None:
         client, server = wire.addresses()
         self._tasks = _InlineTasks()
         super().__init__(
@@ -119,7 +146,6 @@ class Exchanges(H11Protocol):
         )
         self._wire = wire
         self._limits = limits
-        self._attendance = attendance
         self._buffer = bytearray()  # received and not yet consumed
         self._unsent: list[bytes] = []
         self._parser: h11.Connection  # a new one per request
@@ -138,7 +164,7 @@ class Exchanges(H11Protocol):
             return False
         if request is None:
             return False
-        self._attendance.works(self._wire)
+        self._wire.works()
         await self._answer(request)
         self.keep_alive_requests += 1
         return await self._finish()
@@ -153,8 +179,7 @@ class Exchanges(H11Protocol):
         check_framing(head)
         self._parser.receive_data(head)
         request = self._parser.next_event()
-        if not isinstance(request, h11.Request):
-            raise refuse("not a request")
+        assert isinstance(request, h11.Request)  # what a whole head is, or h11 raises
         length = body_length(request)
         self._body = RequestBody(self._wire, self._limits, self._parser, length, self._buffer)
         return request
@@ -162,10 +187,12 @@ class Exchanges(H11Protocol):
     async def _read_head(self) -> int:
         """Receive until a whole head is buffered: its length, or 0 when none will come."""
         limits, searched = self._limits, 0
-        keep_alive = self.keep_alive_requests and not self._attendance.draining
-        wait = limits.keep_alive if keep_alive and not self._buffer else limits.header_timeout
+        idle = self.keep_alive_requests and not self._buffer
+        wait = limits.keep_alive if idle else limits.header_timeout
+        if self._wire.draining:
+            wait = LAST_WAIT_S
         deadline = trio.current_time() + wait
-        self._attendance.waits(self._wire)
+        self._wire.waits()
         while True:
             end = head_end(self._buffer, searched, limits.header_bytes_max)
             if end:
@@ -184,7 +211,7 @@ class Exchanges(H11Protocol):
     async def _answer(self, request: h11.Request) -> None:
         """Run the application on one request; afterwards there is an answer or the client left."""
         self._told_end = False
-        self.stream = HTTPStream(
+        self.stream = _Stream(
             self.app,
             self.config,
             self.context,
@@ -205,12 +232,11 @@ class Exchanges(H11Protocol):
                 state=self.connection_state,
             )
         )
+        self._tasks.scope["extensions"][BODY_EXTENSION] = {"reader": self}
         try:
             await self.app(
                 self._tasks.scope, self._receive, self._tasks.send, _no_threads, _no_threads
             )
-        except ClientGoneError:
-            raise
         except Exception as error:  # noqa: BLE001  logged, and answered with 500
             if client_is_gone(error):
                 raise ClientGoneError from None
@@ -224,13 +250,22 @@ class Exchanges(H11Protocol):
             # A client that leaves shows when it is sent to; waiting for it here as well would
             # cancel the handlers of clients that half-close.
             await trio.sleep_forever()
-        if self._parser.they_are_waiting_for_100_continue:
-            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+        await self._ask_for_body()
         data = await self._body.read()
         if self._body.failure:
             return {"type": "http.disconnect"}
         self._told_end = self._body.whole
         return {"type": "http.request", "body": data, "more_body": not self._body.whole}
+
+    async def read_into(self, view: memoryview) -> int:
+        """`BodyReader`: the body for applications that have a buffer of its size."""
+        await self._ask_for_body()
+        return await self._body.read_into(view)
+
+    async def _ask_for_body(self) -> None:
+        """Say 100 Continue to a client that waits for it."""
+        if self._parser.they_are_waiting_for_100_continue:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
 
     @override
     async def stream_send(self, event: Event) -> None:
@@ -259,7 +294,7 @@ class Exchanges(H11Protocol):
     def _must_close(self) -> bool:
         """Whether no request can follow this answer; asked before its head is written."""
         return (
-            self._attendance.draining
+            self._wire.draining
             or self.keep_alive_requests + 1 >= self.config.keep_alive_max_requests
             or not self._body.fits(self._limits.drain_max)
             # It may send the body or not, now that it got its answer: nobody can know.
@@ -279,112 +314,3 @@ class Exchanges(H11Protocol):
 
 async def _no_threads(*_args: object) -> None:
     """Stand in for the threads of WSGI applications; there are none here."""
-
-
-def client_is_gone(error: BaseException) -> bool:
-    """Whether it is ClientGoneError, or a group of nothing else (nurseries make groups)."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(client_is_gone(inner) for inner in error.exceptions)
-    return isinstance(error, ClientGoneError)
-
-
-class Connection(TCPServer):
-    """One accepted socket: timed reads and sends under `Exchanges`."""
-
-    def __init__(
-        self,
-        app: ASGIFramework,
-        config: Config,
-        limits: HttpLimits,
-        attendance: Attendance,
-        stream: trio.SocketStream,
-    ) -> None:
-        wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
-        # Annotated as TLS there, used for both.
-        tls = cast("trio.SSLStream[trio.SocketStream]", stream)
-        super().__init__(wrapped, config, WorkerContext(None), {}, tls)
-        self.plain = stream
-        self._limits = limits
-        self._attendance = attendance
-        self._waiting: trio.CancelScope | None = None
-
-    @override
-    async def run(self) -> None:
-        """Serve the connection until either side is done with it; never raises but Cancelled."""
-        try:
-            exchanges = Exchanges(self, self._limits, self._attendance)
-            while await exchanges.serve_one():
-                pass
-        except OSError:
-            pass  # the client left
-        except Exception:  # noqa: BLE001  one connection's bug ends one connection
-            _log.exception("connection_failed")
-        finally:
-            await trio.aclose_forcefully(self.plain)
-
-    def addresses(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
-        """The client's and our own address; None on Unix sockets."""
-        sock = self.plain.socket
-        return (
-            parse_socket_addr(sock.family, sock.getpeername()),
-            parse_socket_addr(sock.family, sock.getsockname()),
-        )
-
-    async def receive(self, size: int, deadline: float) -> bytes | None:
-        """At most `size` bytes; b"" at the end or when broken, None when the deadline passed."""
-        with trio.CancelScope(deadline=deadline) as self._waiting:
-            try:
-                return bytes(await self.plain.receive_some(size))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return b""
-        return None
-
-    def stop_waiting(self) -> None:
-        """End a wait for a request: the connection then closes."""
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def abort(self) -> None:
-        """Close the socket at once, under whatever uses it."""
-        self.plain.socket.close()
-
-    @override
-    async def protocol_send(self, event: IoEvent) -> None:
-        """What hypercorn sends by itself: error answers and 100 Continue."""
-        if isinstance(event, RawData):
-            await self.send_parts([event.data])
-
-    async def send_parts(self, parts: Sequence[bytes]) -> None:
-        """Send all of it within the client's patience, whole even if the caller is cancelled.
-
-        A cancelled send leaves an unknown amount sent, and quart-trio cancels the sender of the
-        last bytes: hence the shield, which the deadline bounds. Raises ClientGoneError.
-        """
-        size = sum(map(len, parts))
-        limits = self._limits
-        patience = send_patience(size, timeout=limits.send_timeout, rate=limits.body_rate_min)
-        with trio.move_on_after(patience, shield=True):
-            try:
-                async with self.send_lock:
-                    await self._send_all(parts, size)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise ClientGoneError("the connection broke") from None
-            return
-        raise ClientGoneError("the client does not read")
-
-    async def _send_all(self, parts: Sequence[bytes], size: int) -> None:
-        if size <= JOIN_BYTES_MAX or len(parts) == 1:
-            await self.plain.send_all(b"".join(parts))
-            return
-        sent = await self.plain.socket.sendmsg(parts)
-        for part in parts:
-            if sent < len(part):
-                await self.plain.send_all(memoryview(part)[sent:])
-            sent = max(0, sent - len(part))
-
-    async def finish_sending(self) -> None:
-        """Tell the client that nothing more comes; what it still sends can be read."""
-        try:
-            await self.plain.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ClientGoneError("the connection broke") from None

@@ -14,7 +14,7 @@ from typing import Final
 from quart import current_app, request
 from quart.typing import ResponseTypes
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from ostnode.config import HttpLimits
 from ostnode.errors import (
@@ -66,7 +66,8 @@ def json_app(
     name: str, routes: Sequence[Route], service: Service, sessions: Sessions, limits: HttpLimits
 ) -> QuartTrio:
     """A Quart application of these routes and POST /v1/session."""
-    app = QuartTrio(name)
+    app = QuartTrio(name, static_folder=None)
+    app.url_map.merge_slashes = False  # one path, one route: no redirects
     app.config.update(
         # A timeout would cut answers silently; deadlines are the connection's.
         BODY_TIMEOUT=None,
@@ -145,10 +146,8 @@ def _not_routed(error: HTTPException) -> Answer:
         allow = ", ".join(sorted(error.valid_methods or ()))
         return _told(MethodNotAllowedError("not with this method", allow=allow))
     if isinstance(error, RequestEntityTooLarge):
-        return _told(FrameTooLargeError("the body is too large"))
-    if isinstance(error, NotFound):
-        return _told(UnknownCallError("there is no such route"))
-    return _told(InvalidArgumentError("the request makes no sense here"))
+        return _told(FrameTooLargeError("the body is too large for this route"))
+    return _told(UnknownCallError("there is no such route"))
 
 
 async def _on_refusal(error: OstError) -> ResponseTypes:

@@ -53,7 +53,7 @@ class Uploads:
         if length > CHUNK_BYTES_MAX:
             raise FrameTooLargeError(f"a chunk has at most {CHUNK_BYTES_MAX} bytes")
         chunk = bytearray(length)
-        await request.read_into(memoryview(chunk))
+        await request.read_into(chunk)
         reply = await self._service.handle(caller, push, chunk)
         await _answer_result(request, reply)
 
@@ -68,10 +68,10 @@ class Uploads:
             raise GrantInvalidError("the grant is for another blob")
         if terms.size != length:
             raise InvalidArgumentError(f"the grant is for {terms.size} bytes, not {length}")
-        offset, rest = 0, b""
+        offset = 0
         while True:
             chunk = bytearray(min(terms.chunk_bytes, length - offset))
-            rest = await request.read_into(memoryview(chunk), rest)
+            await request.read_into(chunk)
             index = offset // terms.chunk_bytes
             reply = await self._service.handle(caller, replace(push, chunk_index=index), chunk)
             offset += len(chunk)

@@ -23,6 +23,7 @@ from ostnode.errors import (
 from ostnode.identity.grants import Grant, mint_grant
 from ostnode.ids import BlobId, GrantId, PrincipalKind, Uid
 from ostnode.web.bucket_app import make_bucket_app
+from ostnode.web.downloads import SLICE_BYTES
 from ostnode.wire import messages as m
 from ostnode.wire.jsonmap import encode_base64url, to_json
 from tests.support.webkit import (
@@ -88,7 +89,7 @@ async def test_a_reader_gets_the_bytes_with_safe_headers() -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
-        assert blobs.blob.reads == 4
+        assert blobs.blob.reads == len(DATA) // SLICE_BYTES
         assert blobs.asked[0][0].principal == BOB.principal
 
 
@@ -181,6 +182,8 @@ async def test_b17_b18_every_denial_is_one_and_the_same_404(denial: Exception) -
             (URL, {"token": "AAAA"}, bob),  # another token
             (URL, {"token": "!"}, bob),  # no token at all
             (URL, {}, bob),
+            (f"{URL}?token={GOOD}&token={GOOD}", None, bob),
+            (URL, {"token": GOOD, **{str(i): "" for i in range(20)}}, bob),
             (URL, {"token": GOOD}, alice),  # another caller
             (URL, {"token": GOOD}, {}),  # nobody
             (f"/{ACC}/{other}", {"token": GOOD}, bob),  # absent
@@ -226,18 +229,42 @@ async def test_trouble_of_the_node_is_not_hidden_as_a_denial() -> None:
 
 
 async def test_b21_a_blob_deleted_while_it_streams_ends_short() -> None:
-    async with bucket(FakeBlob(DATA, cut_at=1 << 19)) as (client, _, _, bob):
-        received = bytearray()
+    received = bytearray()
 
-        async def collect(pieces) -> None:
-            async for piece in pieces:
-                received.extend(piece)
+    async def collect(pieces) -> None:
+        async for piece in pieces:
+            received.extend(piece)
 
-        async with client.stream("GET", URL, params={"token": GOOD}, headers=bob) as answer:
-            assert answer.headers["content-length"] == str(len(DATA))
-            with pytest.raises(httpx.RemoteProtocolError):
-                await collect(answer.aiter_raw())
-        assert received == DATA[: 1 << 19]
+    with structlog.testing.capture_logs() as lines:
+        async with bucket(FakeBlob(DATA, cut_at=SLICE_BYTES)) as (client, _, _, bob):
+            headers = {**bob, "Ost-Token": GOOD}
+            async with client.stream("GET", URL, headers=headers) as answer:
+                assert answer.headers["content-length"] == str(len(DATA))
+                with pytest.raises(httpx.RemoteProtocolError):
+                    await collect(answer.aiter_raw())
+    assert received == DATA[:SLICE_BYTES]
+    assert {line["event"] for line in lines} == {"request"}
+
+
+async def test_a_client_that_leaves_a_download_is_no_bug() -> None:
+    app = make_bucket_app(FakeService(), FakeBlobs(FakeBlob(DATA * 16)), make_sessions(), QUICK)
+    done = trio.Event()
+
+    async def watched(scope, receive, send) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            if scope["method"] == "GET":
+                done.set()
+
+    with structlog.testing.capture_logs() as lines:
+        async with web_client(watched) as client:
+            headers = {**await log_in(client, BOB), "Ost-Token": GOOD}
+            async with client.stream("GET", URL, headers=headers) as answer:
+                assert answer.status_code == 200
+            with trio.fail_after(5):
+                await done.wait()
+    assert {line["event"] for line in lines} == {"request"}
 
 
 async def test_b22_what_a_page_could_run_is_a_download() -> None:
@@ -354,6 +381,28 @@ async def test_a_chunk_cut_short_reaches_nobody() -> None:
             await stream.send_eof()
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 400 ")
     assert service.asked == []
+
+
+async def test_a_chunk_that_stalls_is_ended_at_its_deadline() -> None:
+    limits = QUICK.model_copy(update={"body_grace": 0.1})
+    service = FakeService(COMPLETE)
+    app = make_bucket_app(service, FakeBlobs(FakeBlob(DATA)), make_sessions(), limits)
+    async with serving(app, limits) as port:
+        base = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
+            lines = {**await log_in(client, BOB), **PUSH, "Host": "x", "Content-Length": "10"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        answer = await exchange(port, f"POST /v1/chunks HTTP/1.1\r\n{head}\r\nabc".encode())
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    assert service.asked == []
+
+
+async def test_a_result_of_the_wrong_type_is_our_bug() -> None:
+    async with bucket(answer=m.Ok()) as (client, _, _, bob):
+        pushed = await client.post("/v1/chunks", content=b"body", headers={**bob, **PUSH})
+        removed = await client.delete(URL, params={"owner": str(UID)}, headers=bob)
+        for answer in (pushed, removed):
+            assert (answer.status_code, answer.json()["code"]) == (500, "internal")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import asynccontextmanager
 from functools import partial
 
 import h11
 import pytest
+import structlog
 import trio
 
 from ostnode.config import HttpLimits
+from ostnode.web.hypercorn_trio import Exchanges
 from ostnode.web.serve import serve_http
 from tests.support.webkit import QUICK, exchange, raw, read_all, read_answer, serving
 
@@ -223,6 +226,60 @@ async def test_a_failing_application_is_a_500_and_a_cut_connection_if_it_had_beg
         assert cut.endswith(b"\r\n\r\n12345")
 
 
+async def test_one_connections_bug_ends_one_connection(monkeypatch) -> None:
+    async with serving(echo) as port:
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
+            patch.setattr(Exchanges, "serve_one", None)
+            assert await exchange(port, CLOSE) == b""
+        assert [line["event"] for line in lines] == ["connection_failed"]
+        assert (await exchange(port, CLOSE)).startswith(b"HTTP/1.1 200")
+
+
+async def into_buffer(scope, receive, send) -> None:
+    """Reads the body by the extension, then answers."""
+    buffer = bytearray(10)
+    view = memoryview(buffer)
+    reader = scope["extensions"]["ostnode.body"]["reader"]
+    while received := await reader.read_into(view):
+        view = view[received:]
+    if not view:
+        await reply(send, buffer)
+
+
+@pytest.mark.parametrize("app", [echo, into_buffer])
+async def test_a_client_that_resets_in_the_middle_of_its_body_is_gone(app) -> None:
+    ended = trio.Event()
+
+    async def watch(scope, receive, send) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            ended.set()
+
+    reset = struct.pack("ii", 1, 0)
+    with structlog.testing.capture_logs() as lines:
+        async with serving(watch) as port, raw(port) as stream:
+            await stream.send_all(BODY_HEAD + b"Content-Length: 10\r\n\r\nabc")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            await stream.aclose()
+            with trio.fail_after(2):
+                await ended.wait()
+    assert lines == []
+
+
+async def test_a_body_goes_into_the_applications_buffer() -> None:
+    head = BODY_HEAD + b"Content-Length: 10\r\nConnection: close\r\n\r\n"
+    async with serving(into_buffer) as port:
+        assert (await exchange(port, head + b"0123456789")).endswith(b"\r\n\r\n0123456789")
+        assert (await exchange(port, head, b"01234", b"56789")).endswith(b"\r\n\r\n0123456789")
+        expecting = head.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+        async with raw(port) as stream:
+            await stream.send_all(expecting)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 100 ")
+            await stream.send_all(b"0123456789")
+            assert (await read_all(stream)).endswith(b"\r\n\r\n0123456789")
+
+
 # --- clients that take their time ----------------------------------------------------------------
 
 
@@ -243,6 +300,17 @@ async def test_a_slow_head_is_ended_at_its_deadline_however_it_trickles() -> Non
             assert (await read_all(stream)).startswith(b"HTTP/1.1 408 ")
             assert 0.2 < trio.current_time() - started < 2
             nursery.cancel_scope.cancel()
+
+
+async def test_a_later_head_has_the_same_deadline_from_its_first_byte_on() -> None:
+    async with serving(echo, limits(header_timeout=0.2, keep_alive=5)) as port:
+        async with raw(port) as stream:
+            await stream.send_all(GET)
+            await read_answer(stream)
+            await trio.sleep(0.3)
+            await stream.send_all(GET[:5])
+            with trio.fail_after(1):
+                assert (await read_all(stream)).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_idle_connections_are_closed_without_a_word() -> None:
@@ -291,6 +359,31 @@ async def test_b50_a_reader_that_does_not_read_is_cut_and_its_application_stops(
         await stream.send_all(GET)
         with trio.fail_after(5):
             await stopped.wait()
+
+
+async def test_b50_a_reader_that_reads_too_slowly_is_cut() -> None:
+    stopped = trio.Event()
+
+    async def watched(scope, receive, send) -> None:
+        try:
+            await huge(scope, receive, send)
+        finally:
+            stopped.set()
+
+    async def drip(stream: trio.SocketStream) -> None:
+        while True:  # enough for the kernel, which sees progress
+            await stream.receive_some(1 << 14)
+            await trio.sleep(0.05)
+
+    slow = limits(send_timeout=0.4, body_rate_min=1 << 24)
+    async with serving(watched, slow) as port, raw(port) as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        await stream.send_all(GET)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip, stream)
+            with trio.fail_after(5):
+                await stopped.wait()
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_client_that_leaves_stops_its_download() -> None:
@@ -451,29 +544,42 @@ async def test_b51_stopping_does_not_wait_for_idle_connections() -> None:
         assert await read_all(idle) == await read_all(silent) == b""
 
 
+async def test_b51_stopping_waits_only_briefly_for_connections_that_come_late() -> None:
+    async with stoppable(echo) as (port, stop, stopped):
+        stop.set()
+        await trio.sleep(0.3)
+        async with raw(port) as late:
+            with trio.fail_after(2):
+                await stopped.wait()
+            assert await read_all(late) == b""
+
+
 async def test_b51_no_request_fails_while_the_server_stops() -> None:
     answered = 0
 
-    async def client(port: int, stopped: trio.Event) -> None:
+    async def client(port: int) -> None:
         nonlocal answered
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        while not stopped.is_set():
-            await stream.send_all(GET)
-            head, _ = await read_answer(stream)
-            assert head.startswith(b"HTTP/1.1 200")
-            answered += 1
-            if b"connection: close" in head.lower():
-                await stream.aclose()
-                try:
-                    stream = await trio.open_tcp_stream("127.0.0.1", port)
-                except OSError:
-                    return
+        while True:
+            try:
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+            except OSError:
+                return
+            async with stream:
+                last = False
+                while not last:
+                    await stream.send_all(GET)
+                    head, _ = await read_answer(stream)
+                    assert head.startswith(b"HTTP/1.1 200")
+                    answered += 1
+                    last = b"connection: close" in head.lower()
 
     async with stoppable(echo) as (port, stop, stopped), trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(client, port, stopped)
+            nursery.start_soon(client, port)
         await trio.sleep(0.1)
         stop.set()
+        with trio.fail_after(3):
+            await stopped.wait()
     assert answered > 100
 
 

@@ -23,9 +23,11 @@ from tests.support.webkit import (
     NODE,
     QUICK,
     FakeService,
+    exchange,
     log_in,
     login_of,
     make_sessions,
+    serving,
     web_client,
 )
 
@@ -134,6 +136,7 @@ async def test_b49_nobody_may_ask_anything_and_users_only_what_is_theirs(
         ("POST", "/v1/allocations", {"data": {"blob_id": "x"}}, 415, "unsupported_media_type"),
         ("POST", "/v1/allocations", {"content": b" " * (2 << 20)}, 413, "frame_too_large"),
         ("GET", "/v1/nothing", {}, 404, "unknown_call"),
+        ("GET", "/v1//cluster", {}, 404, "unknown_call"),
         ("GET", "/", {}, 404, "unknown_call"),
         ("PUT", "/v1/allocations", {}, 405, "method_not_allowed"),
         ("OPTIONS", "/v1/allocations", {}, 405, "method_not_allowed"),
@@ -162,6 +165,23 @@ async def test_a_json_body_without_a_length_is_bounded_too() -> None:
         told = await client.post("/v1/allocations", content=endless(), headers=headers)
         assert (told.status_code, told.json()["code"]) == (413, "frame_too_large")
         assert service.asked == []
+
+
+async def test_odd_hosts_paths_and_queries_are_no_bugs() -> None:
+    app = make_index_app(FakeService(m.Ok()), make_sessions(), QUICK)
+    async with serving(app) as port:
+        for host in (b"..", b"[", b"\xff", b"a b", b"", b"x:99999999"):
+            head = b"GET /v1/cluster HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host
+            assert (await exchange(port, head)).startswith(b"HTTP/1.1 401 ")
+        for target in (b"/v1/users/%ff", b"/v1/users/me?%ff=%zz", b"/v1/cluster?;&=&", b"/%2f"):
+            head = b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target
+            assert (await exchange(port, head)).startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 404 "))
+
+
+async def test_no_files_are_served() -> None:
+    async with index(m.Ok()) as (client, _, app, _):
+        told = await client.get("/static/pyproject.toml", headers=app)
+        assert (told.status_code, told.json()["code"]) == (404, "unknown_call")
 
 
 async def test_the_allowance_error_says_by_how_much() -> None:

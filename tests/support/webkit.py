@@ -71,14 +71,14 @@ class FakeBlob:
     def size(self) -> int:
         return len(self.data)
 
-    async def read(self, offset: int, length: int) -> bytes:
+    async def read(self, offset: int, length: int) -> memoryview:
         await trio.lowlevel.checkpoint()
         self.reads += 1
         assert 0 < length <= 1 << 20
         assert offset + length <= self.size
         if self.cut_at is not None and offset >= self.cut_at:
             raise NotFoundError
-        return self.data[offset : offset + length]
+        return memoryview(self.data)[offset : offset + length]
 
 
 @dataclass
