@@ -42,7 +42,7 @@ async def open_bucket_role(
     if not url:
         http, bound = bind_early(f"{name}.http", bucket.http)
         url = f"http://{bound}"
-    options = _options(config, bucket, key)
+    options = bucket_options(config, bucket, key)
     try:
         async with open_bucket(
             options,
@@ -136,7 +136,8 @@ def _role(
     )
 
 
-def _options(config: Config, bucket: BucketConfig, key: KeyPair) -> BucketOptions:
+def bucket_options(config: Config, bucket: BucketConfig, key: KeyPair) -> BucketOptions:
+    """The config's [[bucket]] as the role takes it."""
     return BucketOptions(
         principal=key.principal,
         index=bucket.index,

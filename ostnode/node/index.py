@@ -19,15 +19,7 @@ from ostnode.wire.calls import Kind
 @asynccontextmanager
 async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> AsyncIterator[Role]:
     """An index on its database, with its heartbeat; raises StartError or KeyFileError."""
-    key, limits = load_key(index), token_limits(config.tokens)
-    options = IndexOptions(
-        cluster_id=config.cluster_id,
-        buckets=index.buckets,
-        data_dir=index.data_dir,
-        rules=_rules(index),
-        tokens=limits,
-        push_interval_s=index.push_interval,
-    )
+    key, options = load_key(index), index_options(config, index)
     kinds_of = kinds_from({
         Kind.APP: index.apps,
         Kind.OPERATOR: index.operators,
@@ -41,7 +33,7 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
             sessions = Sessions(
                 key,
                 clock=seams.clock,
-                limits=limits,
+                limits=options.tokens,
                 kinds_of=kinds_of,
                 is_blocked=service.is_blocked,
             )
@@ -59,6 +51,18 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
             )
     except DatabaseUnusableError as error:
         raise StartError(str(error), "see index.data_dir and index.key_file") from error
+
+
+def index_options(config: Config, index: IndexConfig) -> IndexOptions:
+    """The config's [index] as the role takes it."""
+    return IndexOptions(
+        cluster_id=config.cluster_id,
+        buckets=index.buckets,
+        data_dir=index.data_dir,
+        rules=_rules(index),
+        tokens=token_limits(config.tokens),
+        push_interval_s=index.push_interval,
+    )
 
 
 def _rules(index: IndexConfig) -> Rules:

@@ -25,6 +25,9 @@ class Made:
     def config(self) -> Config:
         return load_config(self.file, {})
 
+    def text_with_index_peer(self, address: str) -> str:
+        return self.file.read_text().replace(self.cluster.index.listeners.peer, address)
+
     @property
     def app(self) -> KeyPair:
         return self.cluster.app
