@@ -303,14 +303,14 @@ async def test_a_slow_head_is_ended_at_its_deadline_however_it_trickles() -> Non
 
 
 async def test_a_later_head_has_the_same_deadline_from_its_first_byte_on() -> None:
-    async with serving(echo, limits(header_timeout=0.2, keep_alive=5)) as port:
-        async with raw(port) as stream:
-            await stream.send_all(GET)
-            await read_answer(stream)
-            await trio.sleep(0.3)
-            await stream.send_all(GET[:5])
-            with trio.fail_after(1):
-                assert (await read_all(stream)).startswith(b"HTTP/1.1 408 ")
+    changed = limits(header_timeout=0.2, keep_alive=5)
+    async with serving(echo, changed) as port, raw(port) as stream:
+        await stream.send_all(GET)
+        await read_answer(stream)
+        await trio.sleep(0.3)
+        await stream.send_all(GET[:5])
+        with trio.fail_after(1):
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_idle_connections_are_closed_without_a_word() -> None:
