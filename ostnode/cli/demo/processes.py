@@ -53,13 +53,6 @@ class NodeProcess:
         """Whether the process has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def pid(self) -> int:
-        """The process id of the last start."""
-        if self._process is None:
-            raise ProcessFailedError(f"{self.name} was never started")
-        return self._process.pid
-
     async def start(self) -> None:
         """Start the process and return when it says that it is ready."""
         command = [sys.executable, "-m", "ostnode", "run", str(self.config_file)]

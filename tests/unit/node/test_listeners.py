@@ -8,12 +8,20 @@ import pytest
 import trio
 from typing_extensions import override
 
+from ostnode.config import IndexConfig
 from ostnode.errors import InvalidArgumentError, ShuttingDownError
+from ostnode.identity.keys import KeyPair, verify
+from ostnode.ids import PrincipalKind
+from ostnode.net.link import open_link
+from ostnode.net.memory import MemoryNetwork
 from ostnode.node.errors import StartError
-from ostnode.node.listeners import Interruptible, bind_early
+from ostnode.node.listeners import Interruptible, bind_early, serve_peers
+from ostnode.node.role import Role
+from ostnode.node.seams import Seams
 from ostnode.wire import messages as m
-from ostnode.wire.calls import NOBODY, Buffer, Caller, Reply, Service
+from ostnode.wire.calls import NOBODY, Buffer, Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
+from tests.support.index_cluster import SeededRng
 
 POLL = m.Feed(0, 0, 60_000)
 
@@ -84,3 +92,40 @@ def test_an_address_in_use_is_named_with_its_key() -> None:
         with pytest.raises(StartError, match=r"bucket\[0\].http cannot listen: .*in use") as error:
             bind_early("bucket[0].http", f"127.0.0.1:{port}")
     assert "bucket[0].http" in error.value.hint
+
+
+async def test_b51_calls_over_a_peer_link_are_finished_before_a_role_stops(autojump_clock) -> None:
+    key, stopping, answered = KeyPair.from_seed(bytes(32)), trio.Event(), []
+    seams = Seams(rng=SeededRng(), network=MemoryNetwork())
+    role = Role(
+        name="index",
+        config=IndexConfig.model_construct(peer="index:1"),
+        key=key,
+        kind=Kind.INDEX,
+        printed_as=PrincipalKind.INDEX,
+        service=Polled(wait_s=3),
+        app=lambda *_: None,
+        http="",
+        kinds_of=lambda _: frozenset(),
+        checks=dict,
+    )
+
+    async def call() -> None:
+        async with open_link(
+            seams.network,
+            "index:1",
+            signer=key,
+            verify=verify,
+            expect=key.principal,
+            rng=seams.rng,
+        ) as link:
+            answered.append(await link.call(m.ReleaseGrant(m.GrantId(bytes(16)))))
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as serving:
+            await serving.start(serve_peers, role, seams, stopping)
+            nursery.start_soon(call)
+            await trio.sleep(1)
+            stopping.set()
+        assert 3 <= trio.current_time() < 10
+    assert [reply.message for reply in answered] == [m.Ok()]
