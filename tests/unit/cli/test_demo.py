@@ -64,16 +64,8 @@ async def test_steps_are_numbered_timed_and_listed(autojump_clock, capsys) -> No
         "2. second",
         "   fact of the second",
     ]
-    assert stage.table().splitlines()[2].split() == [
-        "2",
-        "second",
-        "1.5",
-        "s",
-        "fact",
-        "of",
-        "the",
-        "second",
-    ]
+    row = " ".join(stage.table().splitlines()[2].split())
+    assert row == "2 second 1.5 s fact of the second"
     assert stage.data()[0] == {
         "step": 1,
         "title": "first",
