@@ -170,10 +170,7 @@ class RealDisk(Disk):
 
     @override
     def lock(self) -> None:
-        for directory in (self._dir, self._segments):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, parents=True)
-                _sync_directory(directory.parent)
+        _make_directory(self._segments)
         path = self._dir / "node.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
@@ -220,6 +217,14 @@ class RealDisk(Disk):
     @override
     def key_index(self) -> KeyIndex:
         return LmdbIndex(self._dir / "keyindex", _BOOT_ID.read_text("ascii").strip())
+
+
+def _make_directory(path: Path) -> None:
+    """Make it and what is missing above it, every name durable."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -61,6 +61,10 @@ class LmdbIndex(KeyIndex):
             return word == "running" and value == self._boot_id
         return False
 
+    def _close_environment(self) -> None:
+        if hasattr(self, "_env"):
+            self._env.close()
+
     def _open_environment(self) -> None:
         self._env = lmdb.open(
             str(self._dir),
@@ -85,8 +89,7 @@ class LmdbIndex(KeyIndex):
 
     @override
     def reset(self) -> None:
-        if hasattr(self, "_env"):
-            self._env.close()
+        self._close_environment()
         for name in ("data.mdb", "lock.mdb"):
             (self._dir / name).unlink(missing_ok=True)
         self._open_environment()
@@ -127,7 +130,7 @@ class LmdbIndex(KeyIndex):
     def close(self, *, clean: bool) -> None:
         if clean:
             self._env.sync(force=True)
-        self._env.close()
+        self._close_environment()
         if clean:
             self._write_state(f"clean {self._digest()}", durable=True)
 

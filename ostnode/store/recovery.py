@@ -83,7 +83,11 @@ def recover(
         disk.remove(segment_name(numbers.pop()))
     if numbers and not _repair_last(disk, numbers[-1], owner):
         numbers.pop()
-    return Replay(disk, index, reducer, bulk_kinds, owner).run(numbers)
+    try:
+        return Replay(disk, index, reducer, bulk_kinds, owner).run(numbers)
+    except BaseException:
+        index.close(clean=False)
+        raise
 
 
 def _segments(disk: Disk) -> list[int]:

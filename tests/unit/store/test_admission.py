@@ -52,13 +52,15 @@ async def test_a_cancelled_waiter_lets_those_behind_it_in() -> None:
         entered.set()
 
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + 5
         nursery.start_soon(large)
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(small)
         await trio.testing.wait_all_tasks_blocked()
         assert not entered.is_set()
         scope.cancel()
-        await entered.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert entered.is_set()
 
 
 async def test_a_cancelled_entry_takes_nothing() -> None:

@@ -10,6 +10,7 @@ import lmdb
 import pytest
 
 from ostnode.store.disk import RealDisk
+from ostnode.store.errors import StoreOwnerError
 from ostnode.store.keyspace import Covered, DurableReader
 from ostnode.store.lmdbindex import LmdbIndex
 from tests.support.storekit import chunk, dump, names, opened, set_, unset
@@ -183,3 +184,25 @@ async def test_b45_a_foreign_index_is_rebuilt(tmp_path: Path) -> None:
     async with opened(RealDisk(tmp_path / "ours")) as store:
         assert dump(store.durable) == before
         assert "foreign" not in names(store.state)
+
+
+async def test_a_recovery_that_fails_lets_go_of_everything(tmp_path: Path) -> None:
+    before = await filled(tmp_path)
+    shutil.rmtree(tmp_path / "keyindex")
+    with pytest.raises(StoreOwnerError):
+        async with opened(RealDisk(tmp_path), owner=b"x" * 32):
+            raise AssertionError
+    last = max((tmp_path / "segments").iterdir())
+    last.rename(tmp_path / "aside")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.support.storekit.SET", -1)
+        with pytest.raises(ValueError, match="unknown kind"):
+            async with opened(RealDisk(tmp_path)):
+                raise AssertionError
+    (tmp_path / "aside").rename(last)
+    async with opened(RealDisk(tmp_path)) as store:
+        assert dump(store.durable) == before
+
+
+def test_one_that_was_never_opened_can_be_closed(tmp_path: Path) -> None:
+    LmdbIndex(tmp_path / "keyindex", "boot").close(clean=False)

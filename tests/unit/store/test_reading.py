@@ -142,6 +142,21 @@ async def test_a_cold_read_waits_in_a_thread(monkeypatch: pytest.MonkeyPatch) ->
     assert disk.open_files == 0
 
 
+async def test_two_readers_open_a_segment_once() -> None:
+    disk, worker = SimDisk(), SlowReads()
+    async with opened(disk, worker=worker) as store:
+        await store.commit([chunk(b"data")])
+        (extent,) = extents(store.state)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(store.read, extent)
+            await trio.testing.wait_all_tasks_blocked()
+            worker.gate.set()
+        assert worker.calls.count("_open") == 3
+        assert disk.open_files == 2  # one to read, one to write
+    assert disk.open_files == 0
+
+
 async def test_large_payloads_are_hashed_in_a_thread() -> None:
     disk, worker = SimDisk(), SlowReads()
     worker.gate.set()

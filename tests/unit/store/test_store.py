@@ -360,6 +360,19 @@ async def test_no_marker_while_the_disk_is_busy(autojump_clock: trio.testing.Moc
         assert store.next_seq == before + 1
 
 
+async def test_records_per_segment_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ostnode.store.staging.SEGMENT_RECORDS_MAX", 10)
+    disk = SimDisk()
+    async with opened(disk) as store:
+        for i in range(6):
+            await store.commit([set_(f"k{i}{j}") for j in range(5)])
+        assert len(disk.files) == 3
+        with pytest.raises(ValueError, match="fits no segment"):
+            store.stage([set_(f"{i}") for i in range(11)])
+    async with opened(disk) as store:
+        assert len(names(store.state)) == 30
+
+
 @pytest.mark.parametrize("segment_bytes", [1 << 10, (1 << 32) + 1])
 def test_segments_have_bounds(segment_bytes: int) -> None:
     with pytest.raises(ValueError, match="segment"):
