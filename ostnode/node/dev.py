@@ -87,7 +87,10 @@ async def run_dev(config: Config, key_file: Path, show: Callable[[DevNode], None
         running = DevNode(
             config.bucket[0].index,
             f"http://{bounds[0].http}",
-            [bucket.public_url for bucket in config.bucket],
+            [
+                table.public_url or f"http://{bound.http}"
+                for table, bound in zip(config.bucket, bounds[1:], strict=True)
+            ],
             key.principal,
         )
         await _register(running, key)

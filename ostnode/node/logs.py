@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from functools import partial
 from typing import Final, TextIO
 
 import structlog
@@ -32,8 +33,9 @@ _SIGNED: Final = re.compile(r"0oRY[A-Za-z0-9_-]{32,}")
 """Base64url of a tagged COSE_Sign1 with a protected header: every token, grant and session."""
 
 
-def set_up_logging(config: LogConfig, stream: TextIO = sys.stderr) -> None:
+def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     """Configure structlog, and bring the standard library's warnings into the same lines."""
+    stream = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[config.level.upper()]
     structlog.configure(
         processors=[
@@ -46,7 +48,7 @@ def set_up_logging(config: LogConfig, stream: TextIO = sys.stderr) -> None:
             _renderer(config, stream),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda name="": _NamedLogger(name, stream),
+        logger_factory=partial(_NamedLogger, stream),
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Forwarder()], force=True)
 
@@ -64,7 +66,7 @@ def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 class _NamedLogger(structlog.WriteLogger):
     """Writes lines, and knows the module it was made for."""
 
-    def __init__(self, name: str, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, name: str = "") -> None:
         super().__init__(stream)
         self.name = name
 

@@ -96,7 +96,7 @@ def test_the_version(capsys) -> None:
 def test_commands_about_keys_do_not_load_the_http_stack(cli: Cli) -> None:
     program = (
         "import sys; from ostnode.cli.app import run; run(['key', 'show', 'caller.key']);"
-        "print({'httpx', 'quart', 'hypercorn', 'lmdb', 'rich'} & sys.modules.keys())"
+        "print({'httpx2', 'quart', 'hypercorn', 'lmdb', 'rich'} & sys.modules.keys())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
