@@ -1,6 +1,6 @@
-"""HTTP exchanges on one bounded connection pool; httpx stays behind this module.
+"""HTTP exchanges on one bounded connection pool; httpx2 stays behind this module.
 
-Every wait has a deadline, kept by a cancel scope around the whole exchange: httpx's own timeouts
+Every wait has a deadline, kept by a cancel scope around the whole exchange: httpx2's own timeouts
 are off, they restart with every byte and a trickle would outlast them.
 """
 
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import urlencode
 
-import httpx
+import httpx2
 import trio
 from typing_extensions import override
 
@@ -24,7 +24,7 @@ from ostnode.client.source import Buffer
 from ostnode.env import Clock
 from ostnode.errors import InvalidArgumentError
 
-Transport = httpx.AsyncBaseTransport
+Transport = httpx2.AsyncBaseTransport
 """What a pool sends through; tests stand in for the network with one of their own."""
 
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -35,14 +35,14 @@ KEEP_ALIVE_S: Final = 4
 """Idle connections go before servers close them (hypercorn: 5 s): requests meet fewer closing."""
 CLOSE_DEADLINE_S: Final = 2
 _BUFFERED_PIECES_MAX: Final = 16
-"""httpcore buffers at most 100 KiB of a connection, in pieces of up to 64 KiB."""
+"""httpcore2 buffers at most 100 KiB of a connection, in pieces of up to 64 KiB."""
 _USER_AGENT: Final = f"ostnode/{__version__}"
 
 
 class Body:
     """An open answer. Whoever has it must close it."""
 
-    def __init__(self, node: str, response: httpx.Response, stall_deadline_s: float) -> None:
+    def __init__(self, node: str, response: httpx2.Response, stall_deadline_s: float) -> None:
         self.status = response.status_code
         self.success = response.is_success
         self.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -61,7 +61,7 @@ class Body:
         try:
             with trio.fail_after(self._stall_deadline_s):
                 piece = await anext(self._pieces, b"")
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise UnreachableError(self._node, _reason(error)) from error
         except trio.TooSlowError:
             reason = f"silent for {self._stall_deadline_s:g} s"
@@ -83,7 +83,7 @@ class Body:
         with trio.move_on_after(CLOSE_DEADLINE_S, shield=True):
             await self._response.aclose()
             for _ in range(_BUFFERED_PIECES_MAX):
-                # httpx nests async generators; one that is dropped half-way makes Trio warn.
+                # httpx2 nests async generators; one that is dropped half-way makes Trio warn.
                 # On the closed connection they run to their end: what was buffered, then an error.
                 if not self._suspended:
                     break
@@ -92,14 +92,14 @@ class Body:
     async def _drain(self) -> bytes:
         try:
             return await anext(self._pieces, b"")
-        except (httpx.TransportError, httpx.StreamError):
+        except (httpx2.TransportError, httpx2.StreamError):
             return b""
 
 
 class Http:
     """The pool. `exchange` answers whole, `open` streams."""
 
-    def __init__(self, client: httpx.AsyncClient, clock: Clock, stall_deadline_s: float) -> None:
+    def __init__(self, client: httpx2.AsyncClient, clock: Clock, stall_deadline_s: float) -> None:
         self._client = client
         self._clock = clock
         self._stall_deadline_s = stall_deadline_s
@@ -141,16 +141,16 @@ class Http:
             raise refusal_of(node, answer, self._clock.now())
         return answer
 
-    async def _send(self, node: str, request: httpx.Request) -> Body:
+    async def _send(self, node: str, request: httpx2.Request) -> Body:
         try:
             response = await self._client.send(request, stream=True)
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+        except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol) as error:
             raise InvalidArgumentError(f"cannot be sent: {error}") from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise UnreachableError(node, _reason(error)) from error
         return Body(node, response, self._stall_deadline_s)
 
-    def _request(self, node: str, call: HttpCall, session: str, body: Buffer) -> httpx.Request:
+    def _request(self, node: str, call: HttpCall, session: str, body: Buffer) -> httpx2.Request:
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **call.headers}
         if session:
             headers["Authorization"] = f"OST {session}"
@@ -161,14 +161,14 @@ class Http:
             headers["Content-Length"] = str(len(body))
         query = f"?{urlencode(call.query)}" if call.query else ""
         try:
-            url = httpx.URL(node + call.path + query)
+            url = httpx2.URL(node + call.path + query)
             headers["Host"] = url.netloc.decode("ascii")
-            return httpx.Request(call.method, url, headers=headers, stream=_Upload(body))
-        except (httpx.InvalidURL, UnicodeError) as error:
+            return httpx2.Request(call.method, url, headers=headers, stream=_Upload(body))
+        except (httpx2.InvalidURL, UnicodeError) as error:
             raise InvalidArgumentError(f"cannot be sent to {node}: {error}") from None
 
 
-class _Upload(httpx.AsyncByteStream):
+class _Upload(httpx2.AsyncByteStream):
     """A request's body: pieces of the caller's buffer, which may change once it is answered.
 
     An iterator and no generator: a server may answer early, and a generator dropped half-way
@@ -189,7 +189,7 @@ class _Upload(httpx.AsyncByteStream):
         return piece
 
 
-def _reason(error: httpx.TransportError) -> str:
+def _reason(error: httpx2.TransportError) -> str:
     return str(error) or type(error).__name__
 
 
@@ -206,13 +206,13 @@ async def open_http(
     Only the arguments say where it talks to: proxies and credentials in the environment are not
     looked at. `transport` stands in for the network in tests.
     """
-    limits = httpx.Limits(
+    limits = httpx2.Limits(
         max_connections=connections_max,
         max_keepalive_connections=connections_max,
         keepalive_expiry=KEEP_ALIVE_S,
     )
-    client = httpx.AsyncClient(
-        timeout=httpx.Timeout(None),  # deadlines are kept outside
+    client = httpx2.AsyncClient(
+        timeout=httpx2.Timeout(None),  # deadlines are kept outside
         limits=limits,
         trust_env=False,
         follow_redirects=False,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from blake3 import blake3
@@ -176,7 +176,7 @@ async def push_in_halves(
     key: KeyPair,
     data: bytes,
     between: Callable[[NodeProcess], Awaitable[None]],
-) -> httpx.Response:
+) -> httpx2.Response:
     """Push a one-chunk blob, with something happening in the middle of its body."""
     allocation = await client.allocated_bucket(blob_of(data), len(data))
     node = cluster.buckets[allocation.bucket.principal]
@@ -187,7 +187,7 @@ async def push_in_halves(
         await between(node)
         yield data[len(data) // 2 :]
 
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         visitor = Visitor(http, allocation.bucket)
         await visitor.log_in(key)
         headers = visitor.headers | {
@@ -233,7 +233,7 @@ async def test_a_second_signal_ends_a_node_at_once(cluster: Cluster, alice: KeyP
             assert await node.wait() == 1
 
     async with client_of(cluster, alice) as client:
-        with pytest.raises(httpx.TransportError):
+        with pytest.raises(httpx2.TransportError):
             await push_in_halves(cluster, client, alice, b"never all of it", terminate_twice)
 
 
@@ -247,7 +247,7 @@ async def test_b51_every_role_exits_0_when_idle(cluster: Cluster) -> None:
 
 async def test_readiness_says_what_is_missing(cluster: Cluster) -> None:
     node = next(iter(cluster.buckets.values()))
-    async with httpx.AsyncClient() as http:
+    async with httpx2.AsyncClient() as http:
         ready = (await http.get(f"http://{node.admin}/readyz")).json()
         assert ready == {"ok": True, "checks": {"serving": "ok", "index": "ok"}}
         await cluster.index.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import httpx
+import httpx2
 import pytest
 import structlog
 import trio
@@ -240,7 +240,7 @@ async def test_b21_a_blob_deleted_while_it_streams_ends_short() -> None:
             headers = {**bob, "Ost-Token": GOOD}
             async with client.stream("GET", URL, headers=headers) as answer:
                 assert answer.headers["content-length"] == str(len(DATA))
-                with pytest.raises(httpx.RemoteProtocolError):
+                with pytest.raises(httpx2.RemoteProtocolError):
                     await collect(answer.aiter_raw())
     assert received == DATA[:SLICE_BYTES]
     assert {line["event"] for line in lines} == {"request"}
@@ -373,7 +373,7 @@ async def test_a_chunk_cut_short_reaches_nobody() -> None:
     app = make_bucket_app(service, FakeBlobs(FakeBlob(DATA)), make_sessions(), QUICK)
     async with serving(app) as port:
         base = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=base, trust_env=False) as client:
             lines = {**await log_in(client, BOB), **PUSH, "Host": "x", "Content-Length": "10"}
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -389,7 +389,7 @@ async def test_a_chunk_that_stalls_is_ended_at_its_deadline() -> None:
     app = make_bucket_app(service, FakeBlobs(FakeBlob(DATA)), make_sessions(), limits)
     async with serving(app, limits) as port:
         base = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=base, trust_env=False) as client:
             lines = {**await log_in(client, BOB), **PUSH, "Host": "x", "Content-Length": "10"}
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         answer = await exchange(port, f"POST /v1/chunks HTTP/1.1\r\n{head}\r\nabc".encode())

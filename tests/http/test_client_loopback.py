@@ -1,11 +1,11 @@
-"""The client on real sockets: what only httpx's own transport can show."""
+"""The client on real sockets: what only httpx2's own transport can show."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from blake3 import blake3
@@ -70,7 +70,7 @@ async def test_an_answer_that_is_not_wanted_costs_its_connection_only() -> None:
     async with loopback_client(cluster, options) as client:
         uploaded = await client.upload(DATA)
         path = f"/{ME.text(PrincipalKind.ACCESSOR)}/{BLOB}"
-        whole = httpx.Response(206, headers={"content-range": "bytes 0-8/9"}, content=b"012345678")
+        whole = httpx2.Response(206, headers={"content-range": "bytes 0-8/9"}, content=b"012345678")
         cluster.faults.append(fail_first(1, path, lambda: whole))
         with pytest.raises(BadAnswerError):
             await client.read(ME, BLOB, bucket=uploaded.bucket)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from typing_extensions import override
@@ -22,7 +22,7 @@ SIZE = 1 << 30
 GROWTH_KIB_MAX = 100 << 10
 
 
-class Zeros(httpx.AsyncByteStream):
+class Zeros(httpx2.AsyncByteStream):
     """A blob of zeros, never in memory as a whole."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -36,7 +36,7 @@ class DiscardingCluster(LoopbackCluster):
     """Believes every chunk and keeps none; every blob is SIZE zeros."""
 
     @override
-    async def _push(self, request: httpx.Request, body: bytes) -> httpx.Response:
+    async def _push(self, request: httpx2.Request, body: bytes) -> httpx2.Response:
         await trio.lowlevel.checkpoint()
         self.bodies.clear()
         upload = self.uploads[GrantId(decode_text(request.headers["ost-grant"]))]
@@ -45,8 +45,8 @@ class DiscardingCluster(LoopbackCluster):
         return answer(m.PushResult(missing, None if missing else self._reference(upload, ())))
 
     @override
-    def _read(self, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers={"content-length": str(SIZE)}, stream=Zeros())
+    def _read(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-length": str(SIZE)}, stream=Zeros())
 
 
 @pytest.mark.system

@@ -42,7 +42,7 @@ ALLOCATION = m.Allocation(
 )
 DONE = m.BatchResult((m.ItemResult(),))
 
-# httpx leaves a body that was answered early to the garbage collector
+# httpx2 leaves a body that was answered early to the garbage collector
 EARLY_ANSWER = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ostnode.client.routes import HttpCall, blob_call
@@ -109,7 +109,7 @@ async def test_a_damaged_blob_is_never_a_complete_lie(tmp_path: Path) -> None:
         stored = bucket.rows.blob(made.blob_id)
         assert stored is not None
         damage(bucket, stored.number)
-        with pytest.raises((httpx.RemoteProtocolError, OstError)):
+        with pytest.raises((httpx2.RemoteProtocolError, OstError)):
             await cluster.bob.read(cluster.general, made)
         await serves_others(cluster)
 

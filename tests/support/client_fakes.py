@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import trio
 from blake3 import blake3
 
@@ -69,7 +69,7 @@ BUCKET = key_pair("bucket")
 CLUSTER = ClusterId(bytes(16))
 ADDRESS = m.BucketAddress(BUCKET.principal, BUCKET_URL)
 
-Fault = Callable[[httpx.Request], httpx.Response | None]
+Fault = Callable[[httpx2.Request], httpx2.Response | None]
 """Looks at a request first: answers in the node's place, raises, or lets it pass with None."""
 
 
@@ -85,7 +85,7 @@ class Upload:
     reference: m.BlobReference | None = None
 
 
-class FakeCluster(httpx.AsyncBaseTransport):
+class FakeCluster(httpx2.AsyncBaseTransport):
     """An index and a bucket. `faults` are asked first, in order; `requests` counts by name.
 
     Every request, and every piece of an answer, takes `takes_s`.
@@ -99,7 +99,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
         self.uploads: dict[GrantId, Upload] = {}
         self.faults: list[Fault] = []
         self.requests: Counter[str] = Counter()
-        self.bodies: list[tuple[str, httpx.Headers, bytes]] = []
+        self.bodies: list[tuple[str, httpx2.Headers, bytes]] = []
         self.sessions: set[str] = set()
         self.session_ttl_s = 900
         self.in_flight = 0
@@ -110,18 +110,20 @@ class FakeCluster(httpx.AsyncBaseTransport):
         self.cut_after: list[int] = []
         self.takes_s = 0.0
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await trio.sleep(self.takes_s)
         response = await self._respond(request)
-        if response.is_stream_consumed:  # httpx reads what it is given as a whole
+        if response.is_stream_consumed:  # httpx2 reads what it is given as a whole
             stream = Pieces(response.content, 1 << 16, takes_s=self.takes_s)
-            response = httpx.Response(response.status_code, headers=response.headers, stream=stream)
+            response = httpx2.Response(
+                response.status_code, headers=response.headers, stream=stream
+            )
         return response
 
     def now(self) -> float:
         return FakeClock().now()
 
-    async def _respond(self, request: httpx.Request) -> httpx.Response:
+    async def _respond(self, request: httpx2.Request) -> httpx2.Response:
         name = f"{request.method} {request.url.path}"
         self.requests[name] += 1
         body = await request.aread()
@@ -135,7 +137,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
         except OstError as error:
             return problem(error)
 
-    async def _route(self, request: httpx.Request, body: bytes) -> httpx.Response:
+    async def _route(self, request: httpx2.Request, body: bytes) -> httpx2.Response:
         path = request.url.path
         if path.endswith("/v1/session"):
             return self._open_session(request, body)
@@ -153,7 +155,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
             return answer(self.address)
         return self._read(request)
 
-    def _open_session(self, request: httpx.Request, body: bytes) -> httpx.Response:
+    def _open_session(self, request: httpx2.Request, body: bytes) -> httpx2.Response:
         node = BUCKET if request.url.host == "bucket.test" else INDEX
         now = self.now()
         login = open_login(
@@ -164,11 +166,11 @@ class FakeCluster(httpx.AsyncBaseTransport):
         )
         text = encode_text(login.cti + node.principal)
         self.sessions.add(f"OST {text}")
-        return httpx.Response(
+        return httpx2.Response(
             200, json={"session": text, "expires_at": int(now) + self.session_ttl_s}
         )
 
-    def _allocate(self, request: m.Allocate) -> httpx.Response:
+    def _allocate(self, request: m.Allocate) -> httpx2.Response:
         if request.size > self.limit:
             raise AllowanceExceededError(limit=self.limit, used=0, reserved=0, needed=request.size)
         upload = next(
@@ -190,7 +192,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
             201,
         )
 
-    async def _push(self, request: httpx.Request, body: bytes) -> httpx.Response:
+    async def _push(self, request: httpx2.Request, body: bytes) -> httpx2.Response:
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)
         await trio.sleep(self.push_takes_s)
@@ -213,7 +215,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
         upload.reference = self._reference(upload, accessors_of(request.headers))
         return answer(m.PushResult(0, upload.reference))
 
-    def _status(self, blob_id: BlobId) -> httpx.Response:
+    def _status(self, blob_id: BlobId) -> httpx2.Response:
         for upload in self.uploads.values():
             if upload.open and upload.blob_id == blob_id and upload.chunks:
                 bitmap = bytearray(-(-len(range(0, upload.size, self.chunk_bytes)) // 8))
@@ -226,7 +228,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
                 )
         raise NotFoundError
 
-    def _refer(self, request: m.AddReference) -> httpx.Response:
+    def _refer(self, request: m.AddReference) -> httpx2.Response:
         upload = self.uploads[GrantId(request.grant)]
         if upload.blob_id not in self.blobs:
             raise NotFoundError
@@ -238,7 +240,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
             upload.blob_id, upload.size, BUCKET.principal, Uid(bytes(8)), accessors, b""
         )
 
-    def _read(self, request: httpx.Request) -> httpx.Response:
+    def _read(self, request: httpx2.Request) -> httpx2.Response:
         data = self.blobs.get(BlobId.from_hex(request.url.path.rsplit("/", 1)[1]))
         if data is None:
             raise NotFoundError
@@ -254,7 +256,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
         headers["content-length"] = str(end - first)
         cut = self.cut_after.pop(0) if self.cut_after else None
         body = Pieces(data[first:end], self.piece_bytes, cut, self.takes_s)
-        return httpx.Response(status, headers=headers, stream=body)
+        return httpx2.Response(status, headers=headers, stream=body)
 
 
 class RealClockCluster(FakeCluster):
@@ -264,7 +266,7 @@ class RealClockCluster(FakeCluster):
         return SystemClock().now()
 
 
-class Pieces(httpx.AsyncByteStream):
+class Pieces(httpx2.AsyncByteStream):
     """A body in small pieces, each after a while, that may break off after some bytes."""
 
     def __init__(
@@ -278,7 +280,7 @@ class Pieces(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._data), self._piece_bytes):
             if self._cut_after is not None and start >= self._cut_after:
-                raise httpx.ReadError("cut")
+                raise httpx2.ReadError("cut")
             await trio.sleep(self._takes_s)
             yield self._data[start : start + self._piece_bytes]
 
@@ -294,11 +296,11 @@ class Stream:
             yield piece
 
 
-def answer(message: Message, status: int = 200) -> httpx.Response:
-    return httpx.Response(status, json=to_json(message))
+def answer(message: Message, status: int = 200) -> httpx2.Response:
+    return httpx2.Response(status, json=to_json(message))
 
 
-def problem(error: OstError, headers: dict[str, str] | None = None) -> httpx.Response:
+def problem(error: OstError, headers: dict[str, str] | None = None) -> httpx2.Response:
     """A refusal as RFC 9457 problem+json."""
     body = {
         "type": "about:blank",
@@ -308,7 +310,7 @@ def problem(error: OstError, headers: dict[str, str] | None = None) -> httpx.Res
         "retryable": error.retryable,
         "detail": error.message,
     } | error.details
-    return httpx.Response(
+    return httpx2.Response(
         error.http_status,
         content=json.dumps(body),
         headers={"content-type": "application/problem+json"} | (headers or {}),
@@ -320,16 +322,16 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def accessors_of(headers: httpx.Headers) -> tuple[Principal, ...]:
+def accessors_of(headers: httpx2.Headers) -> tuple[Principal, ...]:
     texts = headers.get("ost-accessors", "")
     return tuple(Principal.parse(text) for text in texts.split(",") if text)
 
 
-def fail_first(times: int, path: str, make: Callable[[], httpx.Response]) -> Fault:
+def fail_first(times: int, path: str, make: Callable[[], httpx2.Response]) -> Fault:
     """Answer the first requests to a path in the node's place; `make` may raise."""
     left = [times]
 
-    def fault(request: httpx.Request) -> httpx.Response | None:
+    def fault(request: httpx2.Request) -> httpx2.Response | None:
         if request.url.path != path or not left[0]:
             return None
         left[0] -= 1
@@ -338,8 +340,8 @@ def fail_first(times: int, path: str, make: Callable[[], httpx.Response]) -> Fau
     return fault
 
 
-def refused() -> httpx.Response:
-    raise httpx.ConnectError("refused")
+def refused() -> httpx2.Response:
+    raise httpx2.ConnectError("refused")
 
 
 @asynccontextmanager

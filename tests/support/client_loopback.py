@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
@@ -49,7 +49,7 @@ class LoopbackCluster(FakeCluster):
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        request = httpx.Request(
+        request = httpx2.Request(
             scope["method"],
             f"{self.address.http}{scope['path']}",
             headers=scope["headers"],

@@ -8,7 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-import httpx
+import httpx2
 import trio
 from typing_extensions import override
 
@@ -38,7 +38,7 @@ class HttpWay(Way):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self.clients: dict[str, httpx.AsyncClient] = {}
+        self.clients: dict[str, httpx2.AsyncClient] = {}
         self._sessions: dict[tuple[Person, str], tuple[str, int]] = {}
 
     @override
@@ -57,7 +57,7 @@ class HttpWay(Way):
 
     async def send(
         self, person: Person, node: Node, call: HttpCall, body: bytes = b""
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """One exchange under the person's session; raises the error that a problem stands for."""
         headers = dict(call.headers)
         if not isinstance(person, Nobody):
@@ -69,7 +69,7 @@ class HttpWay(Way):
 
     async def _exchange(
         self, node: Node, call: HttpCall, headers: dict[str, str], body: bytes
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         content = {"content": body} if call.json is None else {"json": call.json}
         return await self.clients[node.name].request(
             call.method, call.path, params=call.query, headers=headers, **content
@@ -91,7 +91,7 @@ class HttpWay(Way):
         return session
 
 
-def refusal_in(answer: httpx.Response) -> OstError:
+def refusal_in(answer: httpx2.Response) -> OstError:
     """The error of a problem+json answer, every part of which must agree with the error table."""
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -134,7 +134,7 @@ async def an_http_cluster(
         for node in cluster.nodes:
             serve = partial(serve_http, _application(cluster, node), "127.0.0.1:0", LIMITS)
             address = await nursery.start(serve)
-            client = httpx.AsyncClient(base_url=f"http://{address}", trust_env=False)
+            client = httpx2.AsyncClient(base_url=f"http://{address}", trust_env=False)
             way.clients[node.name] = await stack.enter_async_context(client)
         cluster.way = way
         yield cluster, way

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-import httpx
+import httpx2
 import trio
 from hypercorn.typing import ASGIFramework
 
@@ -140,15 +140,15 @@ async def serving(app: ASGIFramework, limits: HttpLimits = QUICK) -> AsyncIterat
 @asynccontextmanager
 async def web_client(
     app: ASGIFramework, limits: HttpLimits = QUICK
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncIterator[httpx2.AsyncClient]:
     async with (
         serving(app, limits) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
         yield client
 
 
-async def log_in(client: httpx.AsyncClient, key: KeyPair) -> dict[str, str]:
+async def log_in(client: httpx2.AsyncClient, key: KeyPair) -> dict[str, str]:
     """Headers that prove who asks."""
     answer = await client.post("/v1/session", json={"login": encode_text(login_of(key))})
     assert answer.status_code == 200, answer.text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httpx2
 import trio
 
 from ostnode.cli.failures import CommandError
@@ -66,7 +66,7 @@ class NodeProcess:
                 start_new_session=True,
             )
         with trio.move_on_after(READY_DEADLINE_S):
-            async with httpx.AsyncClient() as client:
+            async with httpx2.AsyncClient() as client:
                 while self.running:
                     if await _is_ready(client, self.admin):
                         return
@@ -194,8 +194,8 @@ def free_addresses(count: int) -> list[str]:
     raise ProcessFailedError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
-async def _is_ready(client: httpx.AsyncClient, admin: str) -> bool:
+async def _is_ready(client: httpx2.AsyncClient, admin: str) -> bool:
     try:
         return (await client.get(f"http://{admin}/readyz")).is_success
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import trio
 from blake3 import blake3
 
@@ -79,11 +79,11 @@ async def read_files(world: World) -> None:
         await world.bob.client.download(world.general.principal, blob.blob_id, to=copy, token=token)
         expect(f"BLAKE3 of bob's {copy.name}", blob.blob_id, await hash_of(copy))
     world.stage.fact("bob has all three; their BLAKE3 is their blob id")
-    async with httpx.AsyncClient() as http:
+    async with httpx2.AsyncClient() as http:
         await _visit(world, http, token)
 
 
-async def _visit(world: World, http: httpx.AsyncClient, token: bytes) -> None:
+async def _visit(world: World, http: httpx2.AsyncClient, token: bytes) -> None:
     uploaded = world.blob(world.big)
     blob_id, chat = uploaded.reference.blob_id, world.general.principal
     stranger, reader = Visitor(http, uploaded.bucket), Visitor(http, uploaded.bucket)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 
 from ostnode.env import SystemRng
 from ostnode.identity.keys import KeyPair
@@ -26,7 +26,7 @@ class Answer:
 class Visitor:
     """Logged in at one bucket, or nobody."""
 
-    def __init__(self, http: httpx.AsyncClient, bucket: BucketAddress) -> None:
+    def __init__(self, http: httpx2.AsyncClient, bucket: BucketAddress) -> None:
         self._http = http
         self._bucket = bucket
         self.headers: dict[str, str] = {}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from blake3 import blake3
@@ -187,7 +187,7 @@ async def test_breaks_with_progress_are_not_counted(autojump_clock) -> None:
 
 
 async def test_silence_within_a_download_is_a_break(autojump_clock) -> None:
-    class Stalls(httpx.AsyncByteStream):
+    class Stalls(httpx2.AsyncByteStream):
         async def __aiter__(self):
             yield DATA[:5]
             await trio.sleep_forever()
@@ -195,7 +195,7 @@ async def test_silence_within_a_download_is_a_break(autojump_clock) -> None:
     cluster = _cluster()
     headers = {"content-length": str(len(DATA))}
     cluster.faults.append(
-        fail_first(1, PATH, lambda: httpx.Response(200, headers=headers, stream=Stalls()))
+        fail_first(1, PATH, lambda: httpx2.Response(200, headers=headers, stream=Stalls()))
     )
     async with client_of(cluster, ClientOptions(stall_deadline_s=7)) as client:
         assert await client.read(CHAT, BLOB, bucket=ADDRESS) == DATA
@@ -206,8 +206,8 @@ async def test_silence_within_a_download_is_a_break(autojump_clock) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        httpx.Response(206, headers={"content-range": "bytes 0-35/36"}, content=DATA),
-        httpx.Response(200, headers={"content-length": "3"}, content=DATA),
+        httpx2.Response(206, headers={"content-range": "bytes 0-35/36"}, content=DATA),
+        httpx2.Response(200, headers={"content-length": "3"}, content=DATA),
     ],
     ids=["a range nobody asked for", "more than announced"],
 )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -187,7 +187,7 @@ async def test_a_login_that_fails_is_tried_again_with_a_new_statement(autojump_c
 @pytest.mark.parametrize("answer", [{}, [], {"session": 5, "expires_at": 5}, {"session": "s"}])
 async def test_a_malformed_session_is_a_bad_answer(autojump_clock, answer: object) -> None:
     cluster = FakeCluster()
-    cluster.faults.append(fail_first(1, "/v1/session", lambda: httpx.Response(200, json=answer)))
+    cluster.faults.append(fail_first(1, "/v1/session", lambda: httpx2.Response(200, json=answer)))
     async with client_of(cluster) as client:
         with pytest.raises(BadAnswerError):
             await client.allocated_bucket(BLOB, 3)
@@ -195,7 +195,7 @@ async def test_a_malformed_session_is_a_bad_answer(autojump_clock, answer: objec
 
 async def test_silence_ends_at_the_deadline(autojump_clock) -> None:
     class Silent(FakeCluster):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             await trio.sleep_forever()
             raise AssertionError
 
@@ -207,7 +207,7 @@ async def test_silence_ends_at_the_deadline(autojump_clock) -> None:
 
 
 async def test_an_endless_answer_is_cut(autojump_clock) -> None:
-    class Endless(httpx.AsyncByteStream):
+    class Endless(httpx2.AsyncByteStream):
         sent = 0
         closed = False
 
@@ -215,7 +215,7 @@ async def test_an_endless_answer_is_cut(autojump_clock) -> None:
             while not self.closed:
                 self.sent += 1 << 16
                 yield bytes(1 << 16)
-            raise httpx.ReadError("closed")
+            raise httpx2.ReadError("closed")
 
         async def aclose(self) -> None:
             self.closed = True
@@ -223,7 +223,7 @@ async def test_an_endless_answer_is_cut(autojump_clock) -> None:
     endless = Endless()
     cluster = FakeCluster()
     cluster.faults.append(
-        fail_first(1, "/v1/allocations", lambda: httpx.Response(201, stream=endless))
+        fail_first(1, "/v1/allocations", lambda: httpx2.Response(201, stream=endless))
     )
     async with client_of(cluster) as client:
         with pytest.raises(BadAnswerError, match="bytes of answer"):

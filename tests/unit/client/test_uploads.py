@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from blake3 import blake3
@@ -124,7 +124,7 @@ async def test_b10_only_missing_chunks_are_sent_after_a_cut(autojump_clock) -> N
     options = ClientOptions(parallel=1, retry=RetryPolicy(attempts_max=1))
     down = False
 
-    def cut(request: httpx.Request) -> httpx.Response | None:
+    def cut(request: httpx2.Request) -> httpx2.Response | None:
         return refused() if down and request.url.path == "/v1/chunks" else None
 
     cluster.faults.append(cut)
@@ -149,7 +149,7 @@ async def test_b10_only_missing_chunks_are_sent_after_a_cut(autojump_clock) -> N
 
 async def test_what_arrived_under_another_grant_does_not_count(autojump_clock) -> None:
     class Confused(FakeCluster):
-        def _status(self, blob_id: BlobId) -> httpx.Response:
+        def _status(self, blob_id: BlobId) -> httpx2.Response:
             info = m.UploadInfo(GrantId(bytes(16)), 36, 4, b"\xff\x01", 0)
             return answer(info)
 
@@ -164,7 +164,7 @@ async def test_b10_a_node_that_comes_back_is_ridden_out(autojump_clock) -> None:
     cluster = FakeCluster()
     cluster.push_takes_s = 0.1
 
-    def outage(request: httpx.Request) -> httpx.Response | None:
+    def outage(request: httpx2.Request) -> httpx2.Response | None:
         return refused() if 0.1 < trio.current_time() < 2.5 else None
 
     cluster.faults.append(outage)
@@ -176,10 +176,10 @@ async def test_b10_a_node_that_comes_back_is_ridden_out(autojump_clock) -> None:
 
 async def test_b07_a_chunk_whose_answer_was_lost_is_sent_again(autojump_clock) -> None:
     class LosesAnswers(FakeCluster):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             response = await super().handle_async_request(request)
             if request.url.path == "/v1/chunks" and self.requests[PUSH] % 2:
-                raise httpx.ReadError("the answer is lost")
+                raise httpx2.ReadError("the answer is lost")
             return response
 
     cluster = LosesAnswers()
@@ -236,7 +236,7 @@ async def test_b09_a_hash_mismatch_is_final(autojump_clock) -> None:
 async def test_a_grant_that_died_is_followed_by_another(error: OstError, autojump_clock) -> None:
     cluster = FakeCluster()
 
-    def kill(request: httpx.Request) -> httpx.Response | None:
+    def kill(request: httpx2.Request) -> httpx2.Response | None:
         if request.url.path == "/v1/chunks" and cluster.requests[PUSH] == 3:
             for upload in cluster.uploads.values():
                 upload.open = False
@@ -266,7 +266,7 @@ async def test_rounds_that_make_progress_are_not_counted(autojump_clock) -> None
     cluster = FakeCluster()
     turn = 0
 
-    def expire(request: httpx.Request) -> httpx.Response | None:
+    def expire(request: httpx2.Request) -> httpx2.Response | None:
         nonlocal turn
         if request.url.path == "/v1/chunks":
             turn += 1
@@ -284,7 +284,7 @@ async def test_an_upload_that_another_finishes_is_waited_for(autojump_clock) -> 
     """Our chunk is in, another is on its way from elsewhere: ask until it is complete."""
     cluster = FakeCluster()
     cluster.faults.append(
-        fail_first(2, "/v1/chunks", lambda: httpx.Response(202, json={"missing": 1}))
+        fail_first(2, "/v1/chunks", lambda: httpx2.Response(202, json={"missing": 1}))
     )
     async with client_of(cluster) as client:
         await client.upload(b"abcd")
@@ -294,7 +294,7 @@ async def test_an_upload_that_another_finishes_is_waited_for(autojump_clock) -> 
 async def test_an_upload_that_nobody_finishes_ends(autojump_clock) -> None:
     cluster = FakeCluster()
     cluster.faults.append(
-        fail_first(99, "/v1/chunks", lambda: httpx.Response(202, json={"missing": 1}))
+        fail_first(99, "/v1/chunks", lambda: httpx2.Response(202, json={"missing": 1}))
     )
     async with client_of(cluster) as client:
         with pytest.raises(BusyError, match="not finished"):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -88,14 +88,14 @@ async def test_b51_the_deadline_cuts_who_never_finishes(made: Made) -> None:
         async with running(made) as (bounds, stop), client_of(made, bounds, key) as client:
             await client.register_user(key.principal, 1 << 20)
             started = trio.current_time()
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 await push_slowly(client, key, b"never all", stop, pause_s=4)
         assert 1.5 < trio.current_time() - started < 6
 
 
 async def push_slowly(
     client: Client, key: KeyPair, data: bytes, stop: trio.Event, pause_s: float = 0.7
-) -> httpx.Response:
+) -> httpx2.Response:
     """Push a one-chunk blob and set `stop` in the middle of its body."""
     allocation = await client.allocated_bucket(blob_of(data), len(data))
 
@@ -106,7 +106,7 @@ async def push_slowly(
         await trio.sleep(pause_s)
         yield data[len(data) // 2 :]
 
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         visitor = Visitor(http, allocation.bucket)
         await visitor.log_in(key)
         headers = visitor.headers | {
