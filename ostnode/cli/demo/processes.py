@@ -53,6 +53,11 @@ class NodeProcess:
         """Whether the process has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the last start."""
+        return None if self._process is None else self._process.pid
+
     async def start(self) -> None:
         """Start the process and return when it says that it is ready."""
         command = [sys.executable, "-m", "ostnode", "run", str(self.config_file)]
