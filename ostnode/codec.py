@@ -12,6 +12,7 @@ has its own entry points with the same limits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from ostnode.errors import InvalidArgumentError
@@ -39,6 +40,8 @@ _FALSE, _TRUE, _NULL = b"\xf4", b"\xf5", b"\xf6"
 _IMMEDIATE: Final = 24
 """Arguments below this stand in the head's first byte; from here on it says how wide they are."""
 _WIDEST: Final = 27
+_WIDTHS: Final = ((24, 1), (25, 2), (26, 4), (27, 8))
+"""What the first byte says, and how many bytes of argument follow."""
 _SHORT_HEADS: Final = tuple(
     tuple(bytes((major << 5 | number,)) for number in range(_IMMEDIATE)) for major in range(8)
 )
@@ -252,7 +255,7 @@ class _Encoder:
 
     def _key(self, key: object) -> bytes:
         if isinstance(key, str):
-            return _encoded_text(key)
+            return _encoded_key(key)
         if self._integer_keys and isinstance(key, int) and not isinstance(key, bool):
             return _encoded_int(key)
         raise TypeError(f"a map's key cannot be {type(key).__name__}")
@@ -273,6 +276,12 @@ def _encoded_text(text: str) -> bytes:
     return _head(_TEXT, len(raw)) + raw
 
 
+@lru_cache(maxsize=1024)
+def _encoded_key(text: str) -> bytes:
+    # Keys are field names: a few hundred, encoded over and over.
+    return _encoded_text(text)
+
+
 def _encoded_int(value: int) -> bytes:
     if not INTEGER_MIN <= value <= INTEGER_MAX:
         raise InvalidArgumentError("an integer is outside 64 bits")
@@ -282,7 +291,5 @@ def _encoded_int(value: int) -> bytes:
 def _head(major: int, number: int) -> bytes:
     if number < _IMMEDIATE:
         return _SHORT_HEADS[major][number]
-    for code, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if number < 1 << (8 * width):
-            return bytes((major << 5 | code,)) + number.to_bytes(width, "big")
-    raise ValueError(f"{number} does not fit a head")
+    code, width = next(row for row in _WIDTHS if number < 1 << 8 * row[1])
+    return bytes((major << 5 | code,)) + number.to_bytes(width, "big")

@@ -65,12 +65,28 @@ async def serve_link(
         binding=binding,
     )
     session = Session(stream, Connection(Side.ACCEPTER, handshake), limits)
-    peer: Principal | None = None
-    with trio.move_on_after(limits.handshake_s):
-        peer = await _welcome(session)
+    stopping = trio.Event() if stopping is None else stopping  # events have no truth value
+    peer = await _welcome_unless(stopping, session, limits)
     if peer is not None:
-        stopping = trio.Event() if stopping is None else stopping  # events have no truth value
         await _Server(session, peer, services, kinds_of, limits).run(stopping)
+
+
+async def _welcome_unless(
+    stopping: trio.Event, session: Session, limits: LinkLimits
+) -> Principal | None:
+    """`_welcome`, within its time, and not at all once `stopping` is set."""
+    peer = None
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + limits.handshake_s
+        nursery.start_soon(_cancel_on, stopping, nursery.cancel_scope)
+        peer = await _welcome(session)
+        nursery.cancel_scope.cancel()
+    return peer
+
+
+async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _welcome(session: Session) -> Principal | None:
@@ -153,10 +169,10 @@ class _Server:
             case RequestMalformed(request_id, error):
                 # In a task too: an answer waits for room, and reading does not wait for answers.
                 handlers.start_soon(self._answer, request_id, error)
-            case CancelReceived(request_id) if request_id in self._scopes:
-                self._scopes[request_id].cancel()
-            case CancelReceived():
-                pass  # it crossed its answer
+            case CancelReceived(request_id):
+                # Without a scope it crossed its answer, or was malformed and waits to be told so.
+                scope = self._scopes.get(request_id, trio.CancelScope())
+                scope.cancel()
             case _:
                 raise AssertionError(f"the state table let {event} through")
 

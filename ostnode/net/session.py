@@ -10,7 +10,7 @@ import trio
 
 from ostnode.env import Rng
 from ostnode.ids import Principal
-from ostnode.net.transport import LinkClosedError, receive_into, send_all
+from ostnode.net.transport import LinkClosedError, receive_into, send_pieces
 from ostnode.wire import session as s
 from ostnode.wire.connection import Connection, Outgoing
 from ostnode.wire.frames import Buffer
@@ -18,7 +18,10 @@ from ostnode.wire.incoming import NEED_DATA, Event, PingReceived, PongReceived
 from ostnode.wire.states import State
 
 JOIN_BYTES_MAX: Final = 64 * 1024
-"""Frames below this are joined into one write; above it copying costs more than a system call."""
+"""Frames go out together until this many bytes; more would only wait in the socket's buffer."""
+PIECES_MAX: Final = 256
+"""Of one write; the system takes 1024 (IOV_MAX)."""
+_DRAIN_BYTES: Final = 64 * 1024
 _EVENTS_BETWEEN_CHECKPOINTS: Final = 16
 """Parsing one small frame takes some 20 µs; other tasks should not wait much over that much."""
 
@@ -110,7 +113,7 @@ class Session:
 
     async def say(self, outgoing: Outgoing) -> None:
         """Write a frame at once: for the handshake, while no writer runs."""
-        await send_all(self._stream, outgoing[0])
+        await send_pieces(self._stream, [outgoing[0]])
 
     def post(self, outgoing: Outgoing) -> None:
         """Queue a frame. Its body must not change until it is written."""
@@ -141,23 +144,22 @@ class Session:
                 self._to_write = trio.Event()
                 await self._to_write.wait()
                 continue
-            data = self._next_write()
+            pieces, size = self._next_write()
             self._write_since = trio.current_time()
-            await send_all(self._stream, data)
+            await send_pieces(self._stream, pieces)
             self._write_since = None
-            self._queued_bytes -= len(data)
+            self._queued_bytes -= size
             self._written.set()
             self._written = trio.Event()
 
-    def _next_write(self) -> Buffer:
-        """Small frames together, a large body alone and uncopied."""
-        first = self._queue.popleft()
-        if not self._queue or len(first) + len(self._queue[0]) > JOIN_BYTES_MAX:
-            return first
-        joined = bytearray(first)
-        while self._queue and len(joined) + len(self._queue[0]) <= JOIN_BYTES_MAX:
-            joined += self._queue.popleft()
-        return joined
+    def _next_write(self) -> tuple[list[Buffer], int]:
+        """What to write in one system call: small frames together, or up to one large body."""
+        pieces: list[Buffer] = []
+        size = 0
+        while self._queue and size < JOIN_BYTES_MAX and len(pieces) < PIECES_MAX:
+            pieces.append(self._queue.popleft())
+            size += len(pieces[-1])
+        return pieces, size
 
     async def linger(self) -> None:
         """Let the last words be read: flush, end our side, drain the peer's for a moment.
@@ -168,7 +170,7 @@ class Session:
             await self.flushed()
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
-            scratch = memoryview(bytearray(JOIN_BYTES_MAX))
+            scratch = memoryview(bytearray(_DRAIN_BYTES))
             while await receive_into(self._stream, scratch):
                 pass
 
@@ -187,6 +189,8 @@ class Session:
             if silent and self._write_since is None:
                 raise LinkClosedError("the peer is silent")
             quiet = now - self._heard_at >= self._limits.ping_interval_s
+            if quiet:
+                self.connection.trim()
             if quiet and not silent and self.connection.state is State.OPEN:
                 self._pinged_at = now
                 self._pings += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import structlog
@@ -152,12 +153,32 @@ async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
     return len(data)
 
 
-async def send_all(stream: trio.abc.Stream, data: bytes | bytearray | memoryview) -> None:
-    """Send all of `data`; raises LinkClosedError if the stream broke."""
+async def send_pieces(
+    stream: trio.abc.Stream, pieces: Sequence[bytes | bytearray | memoryview]
+) -> None:
+    """Send the pieces in order; to a socket in one system call as long as it takes them.
+
+    Only one task may send on a stream. Raises LinkClosedError if the stream broke.
+    """
     try:
-        await stream.send_all(data)
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        if isinstance(stream, trio.SocketStream):
+            await _send_gathered(stream, pieces)
+        else:
+            await stream.send_all(b"".join(pieces))
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise LinkClosedError(f"the connection broke: {error}") from error
+
+
+async def _send_gathered(
+    stream: trio.SocketStream, pieces: Sequence[bytes | bytearray | memoryview]
+) -> None:
+    left = deque(memoryview(piece) for piece in pieces if len(piece))
+    while left:
+        sent = await stream.socket.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.popleft())
+        if sent:
+            left[0] = left[0][sent:]
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -65,11 +65,6 @@ class Connection:
         """How many requests have no answer yet."""
         return len(self._window)
 
-    @property
-    def peer_hello(self) -> s.Hello | None:
-        """What the peer said of itself; its principal is proven only in state OPEN."""
-        return self._handshake.peer
-
     # --- receiving ------------------------------------------------------------------------------
 
     def buffer(self) -> memoryview:
@@ -80,6 +75,10 @@ class Connection:
         """`count` bytes were put at the front of `buffer()`; 0 is the end of the stream."""
         self._ended = self._ended or count == 0
         self._reader.received(count)
+
+    def trim(self) -> None:
+        """Let go of memory that is kept for bodies to come."""
+        self._reader.trim()
 
     def next_event(self) -> i.Event | i.NeedData:
         """The next event; raises RemoteProtocolError, after which the connection is CLOSED."""
@@ -132,7 +131,7 @@ class Connection:
                 return self._received_goaway(from_map(s.Goaway, header))
             case FrameKind.HELLO:
                 return self._received_hello(frame.header, from_map(s.Hello, header))
-            case FrameKind.AUTH | FrameKind.WELCOME:
+            case _:  # AUTH and WELCOME: both are proofs
                 return self._received_proof(from_map(s.Proof, header).signature)
 
     def _received_hello(self, header: bytes, hello: s.Hello) -> i.Event:

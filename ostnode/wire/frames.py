@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from ostnode.codec import CBOR_BYTES_MAX
 from ostnode.errors import FrameTooLargeError, OstError
+from ostnode.wire.buffers import BodyBuffers
 from ostnode.wire.fields import READ_BYTES_MAX
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -70,8 +71,13 @@ class FrameReader:
         self._start = 0
         self._end = 0
         self._header: bytes | None = None
+        self._buffers = BodyBuffers()
         self._body = bytearray()
         self._body_filled = 0
+
+    def trim(self) -> None:
+        """Let go of memory that is kept for frames to come."""
+        self._buffers.forget()
 
     @property
     def inside_frame(self) -> bool:
@@ -121,7 +127,7 @@ class FrameReader:
         self._header = bytes(self._scratch[at : at + header_bytes])
         at += header_bytes
         # The buffer is made only now: a lying prefix alone costs no memory.
-        self._body = bytearray(body_bytes)
+        self._body = self._buffers.take(body_bytes)
         self._body_filled = min(self._end - at, body_bytes)
         self._body[: self._body_filled] = self._scratch[at : at + self._body_filled]
         self._start = at + self._body_filled

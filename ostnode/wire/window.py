@@ -15,9 +15,6 @@ class Window:
     def __len__(self) -> int:
         return len(self._open)
 
-    def __contains__(self, request_id: int) -> bool:
-        return request_id in self._open
-
     def room_for(self, body_bytes: int) -> bool:
         """Whether one more request with such a body fits."""
         return len(self._open) < self.requests_max and self._bytes + body_bytes <= self.bytes_max
