@@ -17,7 +17,7 @@ from ostnode.net.link import Link, open_link
 from ostnode.net.memory import MemoryNetwork
 from ostnode.net.serve import serve_link
 from ostnode.net.session import LinkLimits
-from ostnode.net.transport import Network
+from ostnode.net.transport import Handler, Network
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind, Reply, Service
 from ostnode.wire.connection import Connection, Outgoing
@@ -193,6 +193,7 @@ class Cluster:
     nursery: trio.Nursery
     stopping: trio.Event
     address: str = ADDRESS
+    handler: Handler | None = None
 
     def link(self, key=ALICE, *, expect=BUCKET, limits=LIMITS, binding=b""):
         return open_link(
@@ -238,7 +239,7 @@ async def served(
 
     async with trio.open_nursery() as nursery:
         bound = await nursery.start(network.serve, address, handler)
-        yield Cluster(network, service, nursery, stopping, bound)
+        yield Cluster(network, service, nursery, stopping, bound, handler)
         nursery.cancel_scope.cancel()
 
 
