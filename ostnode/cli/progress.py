@@ -42,7 +42,7 @@ def bars(console: Console) -> Bars:
     """Bars for transfers that may run side by side."""
     return Bars(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=18),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),

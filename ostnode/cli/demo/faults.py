@@ -35,7 +35,7 @@ class Killer:
 
 async def kill_and_resume(world: World) -> None:
     """SIGKILL in the middle of 64 MiB, restart, resume."""
-    post = Post(generate_file(world.files / "interrupted-64MiB.bin", BIG_BYTES), b"message-7")
+    post = Post(generate_file(world.files / "cut-64MiB.bin", BIG_BYTES), b"message-7")
     client = world.alice.client
     allocation = await client.allocated_bucket(await hash_of(post.path), post.size)
     node = world.cluster.buckets[allocation.bucket.principal]

@@ -104,7 +104,7 @@ async def open_world(stage: Stage, cluster: Cluster, own: Path | None) -> AsyncI
             general=KeyPair.generate(rng),
             random=KeyPair.generate(rng),
             own=Post(own or _document(), b"message-1"),
-            big=Post(generate_file(files / "generated-64MiB.bin", BIG_BYTES), b"message-2"),
+            big=Post(generate_file(files / "64MiB.bin", BIG_BYTES), b"message-2"),
             empty=Post(generate_file(files / "empty.txt", 0), b"message-3"),
             files=files,
         )
