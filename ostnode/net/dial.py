@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -48,14 +47,14 @@ async def dial_forever(
     """
     failures = 0
     while True:
-        opened_at = math.inf
+        opened_at: float | None = None
         try:
             async with dial() as link:
                 opened_at = trio.current_time()
                 await use(link)
         except* (LinkClosedError, OstError) as group:
             log.info("link ended", reason=str(group.exceptions[0]))
-        if trio.current_time() - opened_at >= backoff.cap_s:
+        if opened_at is not None and trio.current_time() - opened_at >= backoff.cap_s:
             failures = 0
         await trio.sleep(backoff.wait_s(failures, rng))
         failures += 1
