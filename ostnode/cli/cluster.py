@@ -17,7 +17,7 @@ from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
 from ostnode.ids import PrincipalKind
 from ostnode.wire.jsonmap import to_json
-from ostnode.wire.messages import BucketStatus, ClusterInfo
+from ostnode.wire.status import BucketStatus, ClusterInfo
 
 
 @click.group()

@@ -10,6 +10,7 @@ from ostnode.errors import error_class
 from ostnode.ids import BlobId, GrantId, Principal
 from ostnode.wire import messages as m
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.status import ClusterInfo, ClusterStatus
 
 M = TypeVar("M", bound=Message)
 
@@ -80,9 +81,9 @@ class IndexCalls(ABC):
         """Delete a chat for ever, with an acc.del token; the app needs none."""
         await self.ask_index(m.DeleteAccessor(accessor, token), m.Ok)
 
-    async def cluster_status(self) -> m.ClusterInfo:
+    async def cluster_status(self) -> ClusterInfo:
         """Totals and buckets (app or operator)."""
-        return await self.ask_index(m.ClusterStatus(), m.ClusterInfo)
+        return await self.ask_index(ClusterStatus(), ClusterInfo)
 
 
 def raise_first(batch: m.BatchResult) -> None:

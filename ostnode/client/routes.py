@@ -16,6 +16,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import call_of
 from ostnode.wire.fields import Request
 from ostnode.wire.jsonmap import Json, encode_base64url, to_json
+from ostnode.wire.status import ClusterStatus
 
 R = TypeVar("R", bound=Request)
 
@@ -111,7 +112,7 @@ def _delete_accessor(name: str, request: m.DeleteAccessor) -> HttpCall:
     return HttpCall(name, "DELETE", path, headers=_token(request.token))
 
 
-def _cluster_status(name: str, _request: m.ClusterStatus) -> HttpCall:
+def _cluster_status(name: str, _request: ClusterStatus) -> HttpCall:
     return HttpCall(name, "GET", "/v1/cluster")
 
 
@@ -164,7 +165,7 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     m.CanForward: _can_forward,
     m.Locate: _locate,
     m.DeleteAccessor: _delete_accessor,
-    m.ClusterStatus: _cluster_status,
+    ClusterStatus: _cluster_status,
     m.PushChunk: _push_chunk,
     m.UploadStatus: _upload_status,
     m.CancelUpload: _cancel_upload,

@@ -13,6 +13,7 @@ from ostnode.web.jsonroutes import Fields, Route, json_app
 from ostnode.web.sessions import Sessions
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Service
+from ostnode.wire.status import ClusterStatus
 
 _NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
@@ -57,7 +58,7 @@ INDEX_ROUTES: Final = (
     Route("GET", "/v1/forwardable", m.CanForward, shape=_size_as_number),
     Route("DELETE", "/v1/accessors/<accessor>", m.DeleteAccessor),
     Route("GET", "/v1/locate/<accessor>/<blob_id>", m.Locate),
-    Route("GET", "/v1/cluster", m.ClusterStatus),
+    Route("GET", "/v1/cluster", ClusterStatus),
 )
 
 

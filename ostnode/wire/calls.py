@@ -11,6 +11,7 @@ from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCall
 from ostnode.ids import Principal
 from ostnode.wire import messages as m
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.status import ClusterInfo, ClusterStatus
 
 Buffer = bytes | bytearray | memoryview
 
@@ -103,7 +104,7 @@ CALLS: Final = (
     CallSpec(9, "delete_accessor", Kind.INDEX, _USER, m.DeleteAccessor, m.Ok),
     CallSpec(10, "sync_bucket", Kind.INDEX, _PEER, m.SyncBucket, m.SyncResult),
     CallSpec(11, "feed", Kind.INDEX, _PEER, m.Feed, m.FeedBatch),
-    CallSpec(12, "cluster_status", Kind.INDEX, _ADMIN, m.ClusterStatus, m.ClusterInfo),
+    CallSpec(12, "cluster_status", Kind.INDEX, _ADMIN, ClusterStatus, ClusterInfo),
     CallSpec(13, "push_chunk", Kind.BUCKET, _USER, m.PushChunk, m.PushResult, "request"),
     CallSpec(14, "upload_status", Kind.BUCKET, _USER, m.UploadStatus, m.UploadInfo),
     CallSpec(15, "cancel_upload", Kind.BUCKET, _USER, m.CancelUpload, m.Ok),

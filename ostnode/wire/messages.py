@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ostnode.ids import BlobId, ClusterId, GrantId, Principal, Uid
+from ostnode.ids import BlobId, GrantId, Principal, Uid
 from ostnode.wire.fields import (
     BATCH_ITEMS_MAX,
     READ_BYTES_MAX,
@@ -257,42 +257,6 @@ class FeedBatch(Message):
     next_seq: Amount
     index_time: Amount
     events: Annotated[tuple[EventBytes, ...], Bounds(0, BATCH_ITEMS_MAX)] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BucketStatus(Message):
-    """A bucket as the index sees it. `state` is pending, active or full."""
-
-    principal: Principal
-    state: ShortText
-    http: Address
-    incarnation: Amount
-    space: Space
-    last_seen: Amount
-    outbox_acked: Amount
-    feed_acked: Amount
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterStatus(Request):
-    """Who is in the cluster and how it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterInfo(Message):
-    """Totals are of live rows. `users` counts registrations that are not deleted."""
-
-    cluster_id: ClusterId
-    index: Principal
-    incarnation: Amount
-    feed_seq: Amount
-    users: Amount
-    charges: Amount
-    open_grants: Amount
-    bytes_used: Amount
-    bytes_reserved: Amount
-    rejected_events: Amount
-    buckets: Annotated[tuple[BucketStatus, ...], Bounds(0, 256)]
 
 
 # --- Bucket: uploads ----------------------------------------------------------------------------

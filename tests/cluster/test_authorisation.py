@@ -15,6 +15,7 @@ from ostnode.ids import BlobId, GrantId, Uid
 from ostnode.wire import messages as m
 from ostnode.wire.calls import CALLS, Kind
 from ostnode.wire.fields import Request
+from ostnode.wire.status import ClusterStatus
 from tests.support.cluster import Cluster
 from tests.support.httpway import an_http_cluster
 from tests.support.people import Nobody, Person
@@ -64,7 +65,7 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "delete_accessor": m.DeleteAccessor(nowhere, b"no token"),
         "sync_bucket": m.SyncBucket(1, 1, (), space, "http://bucket.test"),
         "feed": m.Feed(0, 0, 0),
-        "cluster_status": m.ClusterStatus(),
+        "cluster_status": ClusterStatus(),
         "push_chunk": m.PushChunk(b"no grant", 0),
         "upload_status": m.UploadStatus(BLOB),
         "cancel_upload": m.CancelUpload(BLOB),

@@ -15,6 +15,7 @@ from ostnode.web.admin_app import make_admin_app
 from ostnode.web.index_app import make_index_app
 from ostnode.wire import messages as m
 from ostnode.wire.jsonmap import to_json
+from ostnode.wire.status import ClusterInfo, ClusterStatus
 from tests.support.webkit import (
     ALICE,
     BLOB,
@@ -35,7 +36,7 @@ USR = BOB.principal.text(PrincipalKind.USER)
 ACC = GENERAL.principal.text(PrincipalKind.ACCESSOR)
 GRANT = GrantId(b"\x07" * 16)
 INFO = m.UserInfo(BOB.principal, Uid(bytes(8)), m.Allowance(3, 2, 1), "refuse", blocked=False)
-CLUSTER = m.ClusterInfo(ClusterId(bytes(16)), NODE.principal, 1, 2, 3, 4, 5, 6, 7, 8, ())
+CLUSTER = ClusterInfo(ClusterId(bytes(16)), NODE.principal, 1, 2, 3, 4, 5, 6, 7, 8, ())
 ADDRESS = m.BucketAddress(NODE.principal, "http://b")
 ALLOCATION = m.Allocation(
     b"grant", GRANT, 9, ADDRESS, 1 << 20, already_yours=False, allowance=m.Allowance(3, 2, 1)
@@ -80,7 +81,7 @@ ROUTES = [
      m.DeleteAccessor(GENERAL.principal, b"tok"), m.Ok(), 204),
     ("GET", f"/v1/locate/{ACC}/{BLOB}?token={encode_text(b'tok')}", None,
      m.Locate(GENERAL.principal, BLOB, b"tok"), ADDRESS, 200),
-    ("GET", "/v1/cluster", None, m.ClusterStatus(), CLUSTER, 200),
+    ("GET", "/v1/cluster", None, ClusterStatus(), CLUSTER, 200),
 ]  # fmt: skip
 
 
@@ -110,7 +111,7 @@ async def test_b49_nobody_may_ask_anything_and_users_only_what_is_theirs(
         assert (told.status_code, told.json()["code"]) == (401, "unauthenticated")
         told = await client.request(method, path, json=body, headers=bob)
         apps_only = isinstance(
-            asked, m.ChangeUsers | m.ChangePrincipal | m.BlockPrincipal | m.ClusterStatus
+            asked, m.ChangeUsers | m.ChangePrincipal | m.BlockPrincipal | ClusterStatus
         )
         assert told.status_code == (403 if apps_only else status)
         assert len(service.asked) == (0 if apps_only else 1)

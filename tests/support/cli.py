@@ -16,6 +16,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
 from ostnode.wire import messages as m
+from ostnode.wire.status import BucketStatus, ClusterInfo
 
 INDEX = KeyPair.from_seed(b"index".ljust(32, b"."))
 BUCKET = KeyPair.from_seed(b"bucket".ljust(32, b"."))
@@ -71,9 +72,9 @@ class ScriptedClient:
     async def delete_accessor(self, accessor: Principal, *, token: bytes = b"") -> None:
         self.note("delete_accessor", accessor, token)
 
-    async def cluster_status(self) -> m.ClusterInfo:
+    async def cluster_status(self) -> ClusterInfo:
         self.note("cluster_status")
-        bucket = m.BucketStatus(
+        bucket = BucketStatus(
             BUCKET.principal,
             "active",
             ADDRESS.http,
@@ -83,7 +84,7 @@ class ScriptedClient:
             outbox_acked=5,
             feed_acked=7,
         )
-        return m.ClusterInfo(
+        return ClusterInfo(
             m.ClusterId(bytes(16)), INDEX.principal, 1, 9, 2, 3, 0, 4096, 0, 0, (bucket,)
         )
 

@@ -35,9 +35,9 @@ from ostnode.node.seams import Seams
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.bucket.views import View
 from ostnode.store.errors import StoreFailedError
-from ostnode.wire import messages as m
 from ostnode.wire.calls import Buffer, Caller, Reply, Service
 from ostnode.wire.fields import Request
+from ostnode.wire.status import ClusterInfo, ClusterStatus
 from tests.support.index_cluster import SeededRng
 from tests.support.people import CHUNK_BYTES, CLUSTER, Chat, Person, Place, Town
 from tests.support.simdisk import SimCrash, SimDisk
@@ -445,8 +445,8 @@ class Cluster(Town):
     async def _all_active(self) -> bool:
         return all(bucket.state == "active" for bucket in (await self.status()).buckets)
 
-    async def status(self) -> m.ClusterInfo:
-        return await self.operator.ask(m.ClusterStatus(), m.ClusterInfo)
+    async def status(self) -> ClusterInfo:
+        return await self.operator.ask(ClusterStatus(), ClusterInfo)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until it holds; virtual time makes that cheap."""

@@ -21,6 +21,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind, authorise, call_of
 from ostnode.wire.eventcodec import decode_event, encode_event
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.status import ClusterInfo, ClusterStatus
 
 ROOMY = m.Space(total=1 << 40, free=1 << 40, stored=0)
 
@@ -179,9 +180,9 @@ class IndexCluster:
     async def uid(self, caller: Caller) -> Uid:
         return (await self.user(caller.proven)).uid
 
-    async def status(self) -> m.ClusterInfo:
-        info = await self.ask(self.operator, m.ClusterStatus())
-        assert isinstance(info, m.ClusterInfo)
+    async def status(self) -> ClusterInfo:
+        info = await self.ask(self.operator, ClusterStatus())
+        assert isinstance(info, ClusterInfo)
         return info
 
     def token(self, scope: Scope, caller: Caller, **changes: object) -> bytes:

@@ -32,6 +32,7 @@ from ostnode.node.role import Role
 from ostnode.node.seams import Seams
 from ostnode.wire import messages as m
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.status import ClusterInfo, ClusterStatus
 from tests.support.index_cluster import SeededRng
 from tests.support.simdisk import SimDisk
 
@@ -263,8 +264,8 @@ class MemoryCluster:
     async def delete_chat(self, chat: KeyPair) -> None:
         await self.ask_index(self.app, m.DeleteAccessor(chat.principal), m.Ok)
 
-    async def status(self) -> m.ClusterInfo:
-        return await self.ask_index(self.app, m.ClusterStatus(), m.ClusterInfo)
+    async def status(self) -> ClusterInfo:
+        return await self.ask_index(self.app, ClusterStatus(), ClusterInfo)
 
     @staticmethod
     async def settle() -> None:

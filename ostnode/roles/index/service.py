@@ -33,6 +33,7 @@ from ostnode.roles.index.options import IndexOptions
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Buffer, Caller, Kind, Reply, Service
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.status import ClusterStatus
 
 _RANDOM_BYTES: Final = 8
 _ADMINS: Final = frozenset({Kind.APP, Kind.OPERATOR})
@@ -125,7 +126,7 @@ class IndexService(Service):
                 )
             case m.BlockPrincipal():
                 await self._block(request)
-            case m.ClusterStatus():
+            case ClusterStatus():
                 acked = dict(self._feed_acked)
                 return await self._transact(partial(cluster_info, feed_acked=acked))
             case _:

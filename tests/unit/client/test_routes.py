@@ -7,6 +7,7 @@ from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, GrantId, Principal, PrincipalKind, Uid
 from ostnode.wire import messages as m
 from ostnode.wire.calls import CALLS
+from ostnode.wire.status import ClusterStatus
 from tests.support.client_fakes import ALICE, GENERAL
 
 BLOB = BlobId(b"\x0b" * 32)
@@ -29,7 +30,7 @@ CHAT_TEXT = CHAT.text(PrincipalKind.ACCESSOR)
         (m.CanForward(BLOB, 5), "GET /v1/forwardable"),
         (m.Locate(CHAT, BLOB, b"t"), f"GET /v1/locate/{CHAT_TEXT}/{BLOB}"),
         (m.DeleteAccessor(CHAT, b"t"), f"DELETE /v1/accessors/{CHAT_TEXT}"),
-        (m.ClusterStatus(), "GET /v1/cluster"),
+        (ClusterStatus(), "GET /v1/cluster"),
         (m.PushChunk(b"g", 0), "POST /v1/chunks"),
         (m.UploadStatus(BLOB), f"GET /v1/uploads/{BLOB}"),
         (m.CancelUpload(BLOB), f"DELETE /v1/uploads/{BLOB}"),

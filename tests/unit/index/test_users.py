@@ -15,6 +15,7 @@ from ostnode.roles.index import Rules
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.calls import NOBODY, Caller
+from ostnode.wire.status import ClusterStatus
 from tests.support.index_cluster import IndexCluster, an_index, blob
 
 
@@ -214,7 +215,7 @@ async def test_blocks_and_unblocks_at_once_leave_what_is_durable() -> None:
 async def test_a_bucket_call_and_a_nobody_are_turned_away() -> None:
     async with an_index() as index:
         with pytest.raises(NotAuthorizedError):
-            await index.ask(index.alice, m.ClusterStatus())
+            await index.ask(index.alice, ClusterStatus())
         with pytest.raises(NotAuthorizedError):
             await index.ask(Caller(index.alice.principal), m.Feed(0, 0, 0))
         with pytest.raises(Exception, match="prove who you are"):

@@ -21,6 +21,7 @@ from ostnode.node.seams import Seams
 from ostnode.wire import messages as m
 from ostnode.wire.calls import NOBODY, Buffer, Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
+from ostnode.wire.status import ClusterStatus
 from tests.support.index_cluster import SeededRng
 
 POLL = m.Feed(0, 0, 60_000)
@@ -71,7 +72,7 @@ async def test_other_calls_are_finished_though_the_node_stops(autojump_clock) ->
     stopping = trio.Event()
     stopping.set()
     service = Interruptible(Polled(wait_s=3), stopping)
-    assert (await service.handle(NOBODY, m.ClusterStatus())).message == m.Ok()
+    assert (await service.handle(NOBODY, ClusterStatus())).message == m.Ok()
 
 
 def test_a_port_the_system_chooses_is_known_before_it_is_served() -> None:

@@ -17,6 +17,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import CALLS
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.jsonmap import decode_base64url, encode_base64url, from_json, to_json
+from ostnode.wire.status import BucketStatus, ClusterInfo
 
 BLOB = BlobId(bytes(range(32)))
 KEY = Principal(bytes([7]) * 32)
@@ -40,9 +41,9 @@ MESSAGES = [
     m.PushResult(0, m.BlobReference(BLOB, 3, OTHER, UID, (KEY, NULL_ACCESSOR), b"")),
     m.RemoveReferences((m.ReferenceKey(BLOB, UID, NULL_ACCESSOR, b"r"),)),
     m.BlobInfo(1, "image/png", None, 0, 2),
-    m.ClusterInfo(
+    ClusterInfo(
         ClusterId(bytes(16)), KEY, 1, 2, 3, 4, 5, 6, 7, 8,
-        (m.BucketStatus(OTHER, "active", "http://b", 1, m.Space(3, 2, 1), 4, 5, 6),),
+        (BucketStatus(OTHER, "active", "http://b", 1, m.Space(3, 2, 1), 4, 5, 6),),
     ),
 ]  # fmt: skip
 

@@ -9,14 +9,15 @@ from ostnode.roles.index.core.feed import index_meta
 from ostnode.roles.index.core.rows import Bucket
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import messages as m
+from ostnode.wire.status import BucketStatus, ClusterInfo
 
 
-def cluster_info(tables: Tables, feed_acked: Mapping[Principal, int]) -> m.ClusterInfo:
+def cluster_info(tables: Tables, feed_acked: Mapping[Principal, int]) -> ClusterInfo:
     """Totals, and every bucket. `feed_acked` says where each bucket reads the feed."""
     meta = index_meta(tables)
     totals = tables.totals()
     buckets = tables.buckets.where()
-    return m.ClusterInfo(
+    return ClusterInfo(
         cluster_id=meta.cluster_id,
         index=meta.principal,
         incarnation=meta.incarnation,
@@ -31,8 +32,8 @@ def cluster_info(tables: Tables, feed_acked: Mapping[Principal, int]) -> m.Clust
     )
 
 
-def _status(bucket: Bucket, feed_acked: int) -> m.BucketStatus:
-    return m.BucketStatus(
+def _status(bucket: Bucket, feed_acked: int) -> BucketStatus:
+    return BucketStatus(
         principal=bucket.principal,
         state=bucket.state,
         http=bucket.http,
