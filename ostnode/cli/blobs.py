@@ -82,6 +82,7 @@ def put(
     reference = uploaded.reference
     data: dict[str, Value] = {
         **to_json(reference),
+        "ref_id": reference.ref_id.hex(),  # as --ref takes it
         "bucket": f"{uploaded.bucket.principal.text(PrincipalKind.BUCKET)}@{uploaded.bucket.http}",
         "chunks_sent": uploaded.chunks_sent,
         "chunks_total": uploaded.chunks_total,

@@ -161,6 +161,8 @@ def _scope(claims: ClaimReader) -> Scope:
 def _target_problem(token: AccessToken) -> str:
     """Why the scope and what the token names do not go together; empty if they do."""
     whole = (token.blob is not None, token.owner is not None, token.ref_id is not None)
+    if token.ref_id is not None and len(token.ref_id) > REF_ID_BYTES_MAX:
+        return f"a ref_id has at most {REF_ID_BYTES_MAX} bytes"
     if token.scope is Scope.REF_DEL:
         return "" if all(whole) else "a ref.del token names blob, owner and ref_id"
     if token.scope is Scope.ACC_DEL:

@@ -25,8 +25,8 @@ from ostnode.web.bucket_app import make_bucket_app
 from ostnode.web.sessions import Sessions
 from ostnode.wire.calls import Kind
 
-THREADS: Final = 4
-"""For syncs (one at a time), hashes and cold reads of one bucket."""
+READ_THREADS: Final = 3
+"""For hashes and cold reads of one bucket; its log has a thread of its own."""
 
 
 @asynccontextmanager
@@ -49,7 +49,8 @@ async def open_bucket_role(
             disk=seams.make_disk(bucket.data_dir),
             clock=seams.clock,
             rng=seams.rng,
-            worker=seams.make_worker(THREADS),
+            worker=seams.make_worker(1),
+            read_worker=seams.make_worker(READ_THREADS),
         ) as opened:
             talk = _IndexTalk(opened, bucket, key, url, seams)
             async with trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ import pytest
 from ostnode.cli.app import run
 from ostnode.client import ClientOptions, Downloaded, UploadedBlob
 from ostnode.identity.keys import KeyPair
-from ostnode.ids import BlobId, Principal, PrincipalKind, Uid
+from ostnode.ids import BlobId, ClusterId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
 from ostnode.wire import messages as m
 from ostnode.wire.status import BucketStatus, ClusterInfo
@@ -85,7 +85,7 @@ class ScriptedClient:
             feed_acked=7,
         )
         return ClusterInfo(
-            m.ClusterId(bytes(16)), INDEX.principal, 1, 9, 2, 3, 0, 4096, 0, 0, (bucket,)
+            ClusterId(bytes(16)), INDEX.principal, 1, 9, 2, 3, 0, 4096, 0, 0, (bucket,)
         )
 
     async def upload(self, source: Path, **options: object) -> UploadedBlob:

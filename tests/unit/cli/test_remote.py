@@ -142,6 +142,7 @@ def test_blob_put_names_type_file_and_message(cli: Cli) -> None:
     assert result.json["blob_id"] == str(BLOB)
     assert result.json["bucket"] == BUCKET_TEXT
     assert result.json["owner"] == str(UID)
+    assert result.json["ref_id"] == "0a0b"
 
 
 def test_blob_put_shows_its_progress_only_to_people(cli: Cli) -> None:

@@ -153,6 +153,12 @@ def test_an_accessor_deletion_needs_its_scope_and_its_caller() -> None:
         opened(mint_access(GENERAL, READ)).require_accessor_deletion(BOB.principal)
 
 
+def test_a_ref_id_that_is_too_long_is_not_minted() -> None:
+    mint_access(GENERAL, replace(REF_DEL, ref_id=bytes(16)))
+    with pytest.raises(InvalidArgumentError, match="at most 16 bytes"):
+        mint_access(GENERAL, replace(REF_DEL, ref_id=bytes(17)))
+
+
 @pytest.mark.parametrize(
     "token",
     [

@@ -23,8 +23,8 @@ from ostnode.node.role import RoleReadiness
 from ostnode.node.running import run_node
 from ostnode.node.seams import Seams
 from ostnode.wire.messages import BucketAddress
-from tests.support.memorycluster import blob_of
 from tests.support.nodes import Made, one_process
+from tests.support.people import blob_of
 
 pytestmark = pytest.mark.slow
 
