@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import trio
 from typing_extensions import override
@@ -13,6 +14,7 @@ from typing_extensions import override
 from ostnode.config import HttpLimits
 from ostnode.errors import OstError, ShuttingDownError
 from ostnode.identity.keys import verify
+from ostnode.ids import Principal
 from ostnode.net.serve import serve_link
 from ostnode.net.transport import split_address
 from ostnode.node.errors import StartError
@@ -20,9 +22,12 @@ from ostnode.node.role import Role, RoleReadiness
 from ostnode.node.seams import Seams
 from ostnode.web.admin_app import make_admin_app
 from ostnode.web.serve import serve_http
-from ostnode.wire.calls import Buffer, Caller, Reply, Service
+from ostnode.wire.calls import Buffer, Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
 from ostnode.wire.messages import Feed
+
+LINKS_MAX: Final = 240
+"""Below what the transport takes at once: there newcomers are refused, whoever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +107,24 @@ def bind_early(key: str, address: str) -> tuple[str, str]:
 
 
 class _Links:
-    """The peer connections of one role."""
+    """The peer connections of one role, up to LINKS_MAX.
+
+    Keys are free, so anybody could hold every place. At the limit the guest that has been idle
+    longest makes room; whoever the config names (a bucket, an app) is no guest once it has asked.
+    """
 
     def __init__(self, role: Role, seams: Seams, stopping: trio.Event) -> None:
         service = Interruptible(role.service, stopping)
+        self._role_kinds_of = role.kinds_of
         self._stopping = stopping
         self._open = 0
+        self._guests: dict[trio.CancelScope, None] = {}  # in the order of their last requests
         self._closed = trio.Event()
         self._serve = partial(
             serve_link,
             signer=role.key,
             verify=verify,
             services={role.kind: service},
-            kinds_of=role.kinds_of,
             rng=seams.rng,
             stopping=stopping,
         )
@@ -123,12 +133,28 @@ class _Links:
         """A connection's handler."""
         if self._stopping.is_set():
             return
+        if self._open >= LINKS_MAX and self._guests:
+            guest = next(iter(self._guests))
+            del self._guests[guest]
+            guest.cancel()
         self._open += 1
+        scope = trio.CancelScope()
         try:
-            await self._serve(stream)
+            with scope:
+                self._guests[scope] = None
+                await self._serve(stream, kinds_of=partial(self._kinds_of, scope))
         finally:
+            self._guests.pop(scope, None)
             self._open -= 1
             self._closed.set()
+
+    def _kinds_of(self, scope: trio.CancelScope, principal: Principal) -> frozenset[Kind]:
+        """Asked with every request: what the peer of that connection is."""
+        kinds = self._role_kinds_of(principal)
+        self._guests.pop(scope, None)
+        if not kinds and not scope.cancel_called:
+            self._guests[scope] = None
+        return kinds
 
     async def drained(self) -> None:
         """Return when no connection is left."""

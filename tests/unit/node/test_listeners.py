@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 
 import pytest
 import trio
@@ -12,8 +12,9 @@ from ostnode.config import IndexConfig
 from ostnode.errors import InvalidArgumentError, ShuttingDownError
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import PrincipalKind
-from ostnode.net.link import open_link
+from ostnode.net.link import Link, open_link
 from ostnode.net.memory import MemoryNetwork
+from ostnode.node import listeners
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import Interruptible, bind_early, serve_peers
 from ostnode.node.role import Role
@@ -95,32 +96,44 @@ def test_an_address_in_use_is_named_with_its_key() -> None:
     assert "bucket[0].http" in error.value.hint
 
 
-async def test_b51_calls_over_a_peer_link_are_finished_before_a_role_stops(autojump_clock) -> None:
-    key, stopping, answered = KeyPair.from_seed(bytes(32)), trio.Event(), []
-    seams = Seams(rng=SeededRng(), network=MemoryNetwork())
-    role = Role(
+KEY, APP = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1]) * 32)
+RELEASE = m.ReleaseGrant(m.GrantId(bytes(16)))
+
+
+def role_of(service: Service) -> Role:
+    return Role(
         name="index",
         config=IndexConfig.model_construct(peer="index:1"),
-        key=key,
+        key=KEY,
         kind=Kind.INDEX,
         printed_as=PrincipalKind.INDEX,
-        service=Polled(wait_s=3),
+        service=service,
         app=lambda *_: None,
         http="",
-        kinds_of=lambda _: frozenset(),
+        kinds_of=lambda who: frozenset({Kind.APP} if who == APP.principal else ()),
         checks=dict,
     )
 
+
+def dial(seams: Seams, key: KeyPair) -> AbstractAsyncContextManager[Link]:
+    return open_link(
+        seams.network,
+        "index:1",
+        signer=key,
+        verify=verify,
+        expect=KEY.principal,
+        rng=seams.rng,
+    )
+
+
+async def test_b51_calls_over_a_peer_link_are_finished_before_a_role_stops(autojump_clock) -> None:
+    stopping, answered = trio.Event(), []
+    seams = Seams(rng=SeededRng(), network=MemoryNetwork())
+    role = role_of(Polled(wait_s=3))
+
     async def call() -> None:
-        async with open_link(
-            seams.network,
-            "index:1",
-            signer=key,
-            verify=verify,
-            expect=key.principal,
-            rng=seams.rng,
-        ) as link:
-            answered.append(await link.call(m.ReleaseGrant(m.GrantId(bytes(16)))))
+        async with dial(seams, KEY) as link:
+            answered.append(await link.call(RELEASE))
 
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as serving:
@@ -130,3 +143,37 @@ async def test_b51_calls_over_a_peer_link_are_finished_before_a_role_stops(autoj
             stopping.set()
         assert 3 <= trio.current_time() < 10
     assert [reply.message for reply in answered] == [m.Ok()]
+
+
+async def test_b50_idle_strangers_make_room_on_peer_links_and_the_cluster_stays(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "LINKS_MAX", 3)
+    seams = Seams(rng=SeededRng(), network=MemoryNetwork())
+    gone: list[int] = []
+
+    async def stranger(number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        async with dial(seams, KeyPair.generate(seams.rng)) as link:
+            await link.call(RELEASE)
+            task_status.started()
+            if number == 0:
+                await trio.sleep(0.5)
+                await link.call(RELEASE)
+            await link.wait_closed()
+            gone.append(number)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_peers, role_of(Polled()), seams, trio.Event())
+        for number in range(3):
+            await nursery.start(stranger, number)
+        await trio.sleep(1)
+        async with dial(seams, APP) as app:
+            await app.call(RELEASE)
+            await trio.sleep(1)
+            assert gone == [1]
+            for number in range(3, 9):
+                await nursery.start(stranger, number)
+            await app.call(RELEASE)
+            await trio.sleep(1)
+            assert gone == [1, 2, 0, 3, 4, 5, 6]
+        nursery.cancel_scope.cancel()
