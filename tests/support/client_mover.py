@@ -35,4 +35,4 @@ async def _move(url: str, source: Path, target: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(trio.run(_move, sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))  # noqa: T201
+    print(json.dumps(trio.run(_move, sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))
