@@ -11,7 +11,7 @@ import trio
 from typing_extensions import override
 
 from ostnode.env import Clock, Worker
-from ostnode.errors import NotFoundError, OstError, UnknownCallError
+from ostnode.errors import NotAuthorizedError, NotFoundError, OstError, UnknownCallError
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.admission import Ask, ask_for
@@ -41,6 +41,8 @@ _DIGEST_BYTES: Final = 16
 """How much of a hash the store keeps of each payload."""
 _COUNTED_MAX: Final = 10_000
 """Own references counted for blob_info."""
+_ASKED_HERE: Final = (m.UploadStatus, m.CancelUpload, m.RemoveReferences)
+"""Calls whose decisions do not ask for a block; on a peer link there is no session either."""
 _INDEXES_MAX: Final = 1024
 """Chunks looked up before others get their turn."""
 
@@ -75,6 +77,8 @@ class BucketService(Service):
     @override
     async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
         principal = caller.proven
+        if isinstance(request, _ASKED_HERE) and self.is_blocked(principal):
+            raise NotAuthorizedError("this principal is blocked")
         match request:
             case m.PushChunk():
                 return Reply(await self._push(principal, request, body))

@@ -112,7 +112,13 @@ class IndexService(Service):
             case _:
                 return await self._administer(caller, request)
 
+    def _refuse_blocked(self, caller: Caller) -> None:
+        """Where no decision asks; on a peer link there is no session that a block could end."""
+        if caller.principal in self._blocked:
+            raise NotAuthorizedError("this principal is blocked")
+
     async def _administer(self, caller: Caller, request: Request) -> Message:
+        self._refuse_blocked(caller)
         match request:
             case m.ChangeUsers():
                 return await self._transact(
@@ -208,6 +214,7 @@ class IndexService(Service):
         )
 
     async def _delete_accessor(self, caller: Caller, request: m.DeleteAccessor) -> None:
+        self._refuse_blocked(caller)
         if request.accessor == NULL_ACCESSOR:
             raise InvalidArgumentError("the null accessor cannot be deleted")
         now = self._now()

@@ -698,6 +698,22 @@ async def test_a_blocked_principal_pushes_nothing() -> None:
         assert not kit.service.is_blocked(BOB.principal)
 
 
+async def test_a_block_ends_what_was_begun_on_a_link() -> None:
+    """A peer link has no session that a block could end: each call asks."""
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, SMALL, GENERAL)
+        await kit.push(ALICE, kit.grant(ALICE, DATA), 0, FIRST)
+        kit.index.tell(e.PrincipalBlocked(ALICE.principal, blocked=True, version=1))
+        await kit.talk()
+        for request in (
+            m.UploadStatus(blob_of(DATA)),
+            m.CancelUpload(blob_of(DATA)),
+            m.RemoveReferences((kit.key_of(SMALL, ALICE, GENERAL),)),
+        ):
+            with pytest.raises(NotAuthorizedError):
+                await kit.ask(ALICE, request)
+
+
 @pytest.mark.parametrize("data", [DATA, SMALL])
 @pytest.mark.parametrize("stored", [False, True])
 async def test_b66_the_first_chunk_asks_for_the_room_of_all(data: bytes, *, stored: bool) -> None:

@@ -188,6 +188,21 @@ async def test_blocking_is_told_and_taken_back() -> None:
         assert not index.service.is_blocked(index.alice.proven)
 
 
+async def test_the_blocked_have_no_account_and_no_office() -> None:
+    """Over peer links too, where no session stands between."""
+    async with an_index() as index:
+        another_app = Caller(index.bob.proven, index.app.kinds)
+        for caller, request in (
+            (index.alice, m.GetUser()),
+            (index.operator, ClusterStatus()),
+            (index.app, m.DeleteAccessor(index.bob.proven)),
+            (index.app, m.BlockPrincipal(index.app.proven, blocked=False)),
+        ):
+            await index.ask(another_app, m.BlockPrincipal(caller.proven))
+            with pytest.raises(NotAuthorizedError):
+                await index.ask(caller, request)
+
+
 async def test_a_block_is_remembered_over_a_restart(tmp_path) -> None:
     index = IndexCluster(Rules(), tmp_path, 1)
     async with index.open():
