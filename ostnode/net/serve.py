@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 import trio
@@ -34,6 +34,10 @@ from ostnode.wire.states import State
 
 KindsOf: TypeAlias = Callable[[Principal], frozenset[Kind]]
 """What a principal is to this node; asked for every request, so that a roster change counts."""
+
+BODIES_AT_ONCE: Final = 4
+"""Answers with a body that one link makes at a time: a peer that asks for a window of them and
+does not read would have us hold a MiB for each."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -129,6 +133,7 @@ class _Server:
         self._kinds_of = kinds_of
         self._linger_s = limits.linger_s
         self._scopes: dict[int, trio.CancelScope] = {}
+        self._bodies = trio.CapacityLimiter(BODIES_AT_ONCE)
         self._answered = trio.Event()
         self._stopping = False
 
@@ -177,6 +182,13 @@ class _Server:
                 raise AssertionError(f"the state table let {event} through")
 
     async def _serve(self, event: RequestReceived, scope: trio.CancelScope) -> None:
+        if event.spec.carries != "result":
+            await self._serve_now(event, scope)
+            return
+        async with self._bodies:
+            await self._serve_now(event, scope)
+
+    async def _serve_now(self, event: RequestReceived, scope: trio.CancelScope) -> None:
         request_id = event.id
         try:
             outcome = await self._outcome(event, scope)

@@ -9,15 +9,19 @@ import trio.testing
 from ostnode.codec import encode
 from ostnode.errors import NotFoundError
 from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
-from ostnode.net.serve import _Server
+from ostnode.net.serve import BODIES_AT_ONCE, _Server
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError
 from ostnode.wire import incoming as i
+from ostnode.wire import messages as m
 from ostnode.wire.buffers import BodyBuffers
+from ostnode.wire.calls import Reply
 from ostnode.wire.frames import BODY_BYTES_MAX, pack_frame
 from tests.support.wire_peers import (
     ADDRESS,
     ALICE,
+    BLOB,
+    GROUP,
     INFO,
     MALLORY,
     PUSH,
@@ -177,6 +181,29 @@ async def test_b50_answers_that_nobody_reads_are_bounded_and_the_link_is_dropped
                 asked = request_id
     # What the pipe and the queue hold, and no more, was answered: 70 bytes each.
     assert asked < 2 * (PIPE_BYTES_MAX + LIMITS.queue_bytes_max) / 70
+
+
+async def test_b50_bodies_that_nobody_reads_are_not_made(autojump_clock):
+    made = []
+
+    async def serve(caller, request, body):
+        await trio.lowlevel.checkpoint()
+        made.append(request)
+        return Reply(INFO, bytes(request.length))
+
+    limits = LinkLimits(window_requests=32)
+    async with served(serve, limits=limits) as cluster:
+        stream, connection = await shake_hands(cluster)
+        for _ in range(limits.window_requests):
+            _, outgoing = connection.send_request(m.ReadBlob(GROUP, BLOB, 0, 1 << 20), 1000)
+            await stream.send_all(wire(outgoing))
+        await trio.testing.wait_all_tasks_blocked()
+        queued = limits.queue_bytes_max // (1 << 20) + 2  # and the one that is being written
+        assert len(made) <= BODIES_AT_ONCE + queued
+        answers = 0
+        while answers < limits.window_requests:
+            answers += len(await until_event(stream, connection))
+        assert len(made) == limits.window_requests
 
 
 async def test_b50_pings_without_end_owe_one_pong(autojump_clock):
