@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+import structlog
 import trio
 from blake3 import blake3
 
@@ -18,6 +19,8 @@ from ostnode.roles.bucket.hashing import plain, update_hash
 from ostnode.roles.bucket.records import Upload
 from ostnode.store.store import Store
 from ostnode.wire import messages as m
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _AT_ONCE: Final = 2
 """Uploads hashed at the same time; each holds one chunk in memory."""
@@ -85,6 +88,10 @@ class Completions:
             job.outcome = await self._complete(number, upload)
         except OstError as error:
             job.outcome = error
+        except OSError:
+            # The disk, or no descriptor left: this upload's trouble, not the whole node's.
+            log.exception("an upload could not be read back", number=number)
+            job.outcome = InternalError()
         except Exception:
             job.outcome = InternalError()
             raise

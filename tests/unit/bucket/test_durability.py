@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -308,6 +310,25 @@ async def test_b45_the_key_index_is_rebuilt_identical() -> None:
     kit.disk.index.reset()
     async with kit.running():
         assert dict(kit.bucket.store.state.scan(b"")) == before
+
+
+async def test_an_unreadable_disk_fails_one_completion_and_not_the_bucket() -> None:
+    async with Kit().running() as kit:
+        grant, (first, second, last) = kit.grant(ALICE, DATA), pieces(DATA)
+        await kit.push(ALICE, grant, 0, first)
+        await kit.push(ALICE, grant, 1, second)
+        read = kit.bucket.store.read
+
+        async def unreadable(extent):
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        kit.bucket.store.read = unreadable
+        with pytest.raises(InternalError):
+            await kit.push(ALICE, grant, 2, last)
+        kit.bucket.store.read = read
+        assert await kit.push(ALICE, grant, 2, last)
+        assert kit.stored == {blob_of(DATA)}
 
 
 async def test_a_bug_in_a_completion_is_told_and_ends_the_bucket() -> None:
