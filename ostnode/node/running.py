@@ -19,6 +19,7 @@ import trio
 from ostnode import __version__
 from ostnode.config import BucketConfig, Config, IndexConfig
 from ostnode.node.bucket import open_bucket_role
+from ostnode.node.descriptors import raise_limit, within_descriptors
 from ostnode.node.errors import NodeFailedError
 from ostnode.node.index import open_index_role
 from ostnode.node.listeners import Bound, serve_admin, serve_role
@@ -59,6 +60,7 @@ async def run_node(
     Raises (perhaps within an exception group) StartError or KeyFileError when it cannot start,
     NodeFailedError when a store or database failed under it.
     """
+    config = within_descriptors(config, raise_limit())
     try:
         async with trio.open_nursery() as admins:
             readiness = [

@@ -41,13 +41,18 @@ class Extent(NamedTuple):
 
 
 class NewRecord(NamedTuple):
-    """What a role stages. `payload` must not change until the record is durable."""
+    """What a role stages. `payload` must not change until the record is durable.
+
+    `digest` is the payload's (`payload_digest`) where the role has hashed it already: a wrong one
+    makes the record unreadable. Left empty, the store hashes the payload itself.
+    """
 
     kind: int
     payload: Buffer = b""
     blob: bytes = ZERO_32
     number: int = 0
     chunk_index: int = 0
+    digest: bytes = b""
 
 
 class Record(NamedTuple):

@@ -137,7 +137,7 @@ class Staging:
         placed = []
         for record, length in zip(records, lengths, strict=True):
             extent = Extent(segment, offset, length)
-            digest = payload_digest(record.payload)
+            digest = record.digest or payload_digest(record.payload)
             placed.append(Placed(record, seq, batch.number, extent, digest))
             seq += 1
             offset += record_bytes(length)

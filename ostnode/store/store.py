@@ -17,6 +17,7 @@ from typing_extensions import Buffer
 from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
 from ostnode.store.disk import Disk
+from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader, Reducer
 from ostnode.store.log import Log
 from ostnode.store.reading import SegmentReader
@@ -264,5 +265,7 @@ def _check(record: NewRecord) -> None:
         raise ValueError(f"kind {record.kind} is not a role's (1 to {ROLE_KIND_MAX})")
     if len(record.blob) != len(ZERO_32):
         raise ValueError(f"a blob id has 32 bytes, not {len(record.blob)}")
+    if len(record.digest) not in {0, DIGEST_BYTES}:
+        raise ValueError(f"a digest has {DIGEST_BYTES} bytes, not {len(record.digest)}")
     if not (0 <= record.number < 1 << 64 and 0 <= record.chunk_index < 1 << 32):
         raise ValueError("number or chunk index out of range")

@@ -21,13 +21,13 @@ from ostnode.ids import NULL_ACCESSOR, BlobId, GrantId, Principal, Uid
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.admission import ask_for
 from ostnode.roles.bucket.core.chunks import chunk_count
+from ostnode.roles.bucket.core.draft import Pushed
 from ostnode.roles.bucket.core.reading import Access, find_readable
 from ostnode.roles.bucket.core.references import forward, remove
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.core.sweeps import expire_upload, sweep_slice
 from ostnode.roles.bucket.core.sync import acknowledge, apply_feed, raise_floor
 from ostnode.roles.bucket.core.uploads import (
-    Pushed,
     Received,
     accept,
     accept_whole,
@@ -227,8 +227,8 @@ class BucketMachine(RuleBasedStateMachine):
     def push_chunk(self, ask, index: int, body: bytes) -> None:
         upload = ask.upload
         if chunk_count(upload) == 1:
-            verified = blake3(body).digest() == upload.blob_id
-            pushed = Pushed(index, body, verified=verified)
+            digest = blake3(body).digest()
+            pushed = Pushed(index, body, digest[:16], verified=digest == upload.blob_id)
             answer = self.decide(lambda draft: accept_whole(draft, RULES, ask, pushed, ROOM))
             self.completed(answer, upload)
             return

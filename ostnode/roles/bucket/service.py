@@ -16,11 +16,10 @@ from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.admission import Ask, ask_for
 from ostnode.roles.bucket.core.chunks import chunk_count
-from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.core.draft import Draft, Pushed
 from ostnode.roles.bucket.core.reading import Access
 from ostnode.roles.bucket.core.references import forward, remove
 from ostnode.roles.bucket.core.uploads import (
-    Pushed,
     Received,
     accept,
     accept_whole,
@@ -137,10 +136,8 @@ class BucketService(Service):
     async def _push_whole(self, ask: Ask, index: int, body: Buffer) -> m.PushResult:
         """Bytes of the wrong length are not worth hashing; the decision refuses them."""
         upload = ask.upload
-        verified = len(body) == upload.size and (
-            await hash_of(body, self._worker) == upload.blob_id
-        )
-        pushed = Pushed(index, body, verified=verified)
+        digest = await hash_of(body, self._worker) if len(body) == upload.size else b""
+        pushed = Pushed(index, body, digest[:_DIGEST_BYTES], verified=digest == upload.blob_id)
         free = self._store.space().free
         return await self._desk.decide(
             lambda draft: accept_whole(draft, self._rules, ask, pushed, free),

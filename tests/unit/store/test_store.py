@@ -8,7 +8,9 @@ import pytest
 import trio
 
 from ostnode.env import InlineWorker
+from ostnode.errors import DataCorruptError
 from ostnode.store.errors import StoreFailedError, StoreLockedError, StoreOwnerError
+from ostnode.store.format import payload_digest
 from ostnode.store.record import NewRecord
 from ostnode.store.store import Store, StoreOptions
 from tests.support.simdisk import Faults, SimDisk
@@ -167,6 +169,7 @@ async def test_a_reducer_that_raises_changes_nothing() -> None:
         NewRecord(CHUNK, number=-1),
         NewRecord(CHUNK, chunk_index=1 << 32),
         NewRecord(CHUNK, bytes(65 << 10)),
+        NewRecord(CHUNK, b"x", digest=b"short"),
     ],
 )
 async def test_records_that_cannot_be_stored_are_refused(record: NewRecord) -> None:
@@ -175,6 +178,18 @@ async def test_records_that_cannot_be_stored_are_refused(record: NewRecord) -> N
             store.stage([record])
         assert store.next_seq == 1
         assert dump(store.state) == {}
+
+
+async def test_a_digest_that_is_given_is_the_one_that_is_stored() -> None:
+    right, wrong = payload_digest(b"given"), payload_digest(b"other")
+    async with opened(SimDisk()) as store:
+        records = [NewRecord(CHUNK, b"given", number=n) for n in (1, 2)]
+        given = zip(records, (right, wrong), strict=True)
+        await store.commit([record._replace(digest=digest) for record, digest in given])
+        good, bad = extents(store.state)
+        assert bytes(await store.read(good)) == b"given"
+        with pytest.raises(DataCorruptError):
+            await store.read(bad)
 
 
 async def test_an_empty_group_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
@@ -19,6 +20,20 @@ from ostnode.store.record import ZERO_32, Extent, NewRecord, Record
 from ostnode.wire.calls import Buffer
 from ostnode.wire.eventcodec import encode_event
 from ostnode.wire.events import OutboxEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A chunk's bytes and the store's digest of them (the first 16 bytes of their BLAKE3).
+
+    `verified` says that they are the whole blob, for an only chunk.
+    """
+
+    index: int
+    body: Buffer
+    digest: bytes = b""
+    verified: bool = False
+
 
 _NO_DIGEST: Final = bytes(16)
 _NOWHERE: Final = Extent(0, 0, 0)
@@ -51,9 +66,9 @@ class Draft(View):
         data = encode_payload(payload)
         self._append(NewRecord(KINDS[type(payload)], data, blob, number, chunk_index))
 
-    def add_chunk(self, blob: BlobId, number: int, chunk_index: int, body: Buffer) -> None:
+    def add_chunk(self, blob: BlobId, number: int, pushed: Pushed) -> None:
         """Add a chunk's bytes."""
-        self._append(NewRecord(Kind.CHUNK, body, blob, number, chunk_index))
+        self._append(NewRecord(Kind.CHUNK, pushed.body, blob, number, pushed.index, pushed.digest))
 
     def tell(self, event: OutboxEvent) -> None:
         """Queue an event for the index."""

@@ -24,26 +24,11 @@ from ostnode.roles.bucket.core.admission import Ask, admit, answer_again, learn_
 from ostnode.roles.bucket.core.chunks import check_chunk, chunk_count
 from ostnode.roles.bucket.core.closing import close_upload
 from ostnode.roles.bucket.core.completion import complete
-from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.core.draft import Draft, Pushed
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.records import ChunkMatched, GrantRenewed, Reason, Upload
 from ostnode.roles.bucket.views import View
 from ostnode.wire import messages as m
-from ostnode.wire.calls import Buffer
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """A chunk's bytes.
-
-    `digest` is the store's digest of them (BLAKE3, 16 bytes), for one chunk of several.
-    `verified` says that they are the whole blob, for an only one.
-    """
-
-    index: int
-    body: Buffer
-    digest: bytes = b""
-    verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +64,7 @@ def accept(
     left = missing(draft, number, upload) - 1
     commit = _matched(draft, upload, pushed)
     if commit is None:
-        draft.add_chunk(upload.blob_id, number, pushed.index, pushed.body)
+        draft.add_chunk(upload.blob_id, number, pushed)
     else:
         matched = ChunkMatched(commit)
         draft.add(matched, blob=upload.blob_id, number=number, chunk_index=pushed.index)
@@ -108,7 +93,7 @@ def accept_whole(
         learn_user(draft, ask)
         return complete(draft, rules, upload, 0, ask.now)
     number = _open(draft, ask)
-    draft.add_chunk(upload.blob_id, number, pushed.index, pushed.body)
+    draft.add_chunk(upload.blob_id, number, pushed)
     return complete(draft, rules, upload, number, ask.now)
 
 
