@@ -25,7 +25,7 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-import httpx
+import httpx2
 import hypercorn.trio
 import trio
 from hypercorn.config import Config
@@ -159,7 +159,7 @@ class Cluster:
     async def _session(self) -> str:
         bucket = self.bucket.key.principal
         login = Login(self.user.principal, bucket, "", int(SystemClock().now()), RNG.token(16))
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False) as http:
             answer = await http.post(
                 f"http://{self.bucket.listeners.http}/v1/session",
                 json={"login": encode_text(mint_login(self.user, login))},
