@@ -373,7 +373,7 @@ class BlobInfoRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo(Message):
-    """A readable blob; `own_references` counts the caller's own references to it."""
+    """A readable blob; `own_references` counts the caller's own references, up to 256."""
 
     size: Amount
     content_type: ContentType

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ostnode.errors import NotFoundError, OstError, UnauthenticatedError, UnknownCallError
+from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Scope
 from ostnode.ids import ClusterId
 from ostnode.wire import events as e
@@ -214,3 +215,15 @@ async def test_nobody_and_calls_of_the_index_are_refused() -> None:
             await kit.service.handle(NOBODY, m.UploadStatus(blob_of(DATA)))
         with pytest.raises(UnknownCallError):
             await kit.service.handle(Caller(BOB.principal), m.GetUser())
+
+
+async def test_b50_a_read_counts_few_of_the_readers_references() -> None:
+    chats = [KeyPair.from_seed(bytes([number]) * 32) for number in range(64)]
+    async with Kit().running() as kit:
+        for number in range(5):
+            await kit.upload(ALICE, DATA, *chats, ref_id=bytes([number]))
+            await kit.talk()
+        request = m.BlobInfoRequest(ALICE.principal, blob_of(DATA))
+        info = await kit.ask(ALICE, request)
+        assert isinstance(info, m.BlobInfo)
+        assert info.own_references == 256
