@@ -192,3 +192,18 @@ async def test_without_any_bucket_nothing_is_found() -> None:
         token = index.token(Scope.READ, index.bob)
         with pytest.raises(NotFoundError):
             await index.ask(index.bob, m.Locate(index.general.principal, blob(1), token))
+
+
+async def test_b61_locate_tells_nothing_when_every_bucket_is_full() -> None:
+    async with an_index() as index:
+        placed = await index.allocate(index.alice, blob(1), 10)
+        answers = set()
+        await index.bucket.sync(index.bucket.completed(placed))
+        for state, free in (("active", 9), ("full", 0)):
+            await index.bucket.sync(space=m.Space(10, free, 1))
+            assert [row.state for row in (await index.status()).buckets] == [state]
+            for number in (1, 2):  # stored, and never heard of
+                token = index.token(Scope.READ, index.bob)
+                request = m.Locate(index.general.principal, blob(number), token)
+                answers.add(await index.ask(index.bob, request))
+        assert answers == {placed.bucket}

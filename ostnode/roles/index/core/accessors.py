@@ -82,7 +82,7 @@ def locate_own(
 
 def _address(tables: Tables, chooser: Chooser, blob_id: BlobId) -> m.BucketAddress:
     try:
-        bucket = chooser.bucket_for(tables, blob_id)
+        bucket = chooser.looked_for_in(tables, blob_id)
     except NoBucketError:
         raise NotFoundError from None
     return m.BucketAddress(bucket.principal, bucket.http)

@@ -56,6 +56,19 @@ class Chooser:
             raise NoBucketError("the bucket of this blob is not in the cluster now")
         return bucket
 
+    def looked_for_in(self, tables: Tables, blob_id: BlobId) -> Bucket:
+        """Where a reader is sent: as `bucket_for`, and to a full bucket when all are full.
+
+        With an error in its place, a full cluster would tell the placed blobs from the others.
+        """
+        full = {row.principal: row for row in tables.buckets.where(state=BucketState.FULL)}
+        try:
+            return self.bucket_for(tables, blob_id)
+        except NoBucketError:
+            if not full or tables.placements.get(blob_id) is not None:
+                raise
+        return full[self._map_of(full.values()).bucket_of(blob_id)]
+
     def _choose(self, tables: Tables, blob_id: BlobId, size: int) -> Bucket:
         active = {row.principal: row for row in tables.buckets.where(state=BucketState.ACTIVE)}
         if not active:
