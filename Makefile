@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILE ?=
 
-.PHONY: demo dev test check system deep bench format clean
+.PHONY: demo dev test check system deep coverage bench format clean
 
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,10 @@ system: $(VENV)/.ready $(VENV)-cose/.ready  ## Real processes, faults, other pro
 
 deep: $(VENV)/.ready  ## The long sweeps
 	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m "deep or not deep"
+
+coverage: $(VENV)/.ready  ## Branch coverage of `make test`
+	$(BIN)/coverage run -m pytest -m "not system and not deep"
+	$(BIN)/coverage report
 
 bench: $(VENV)/.ready  ## Each program prints a ratio to a reference measured in the same run
 	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done

@@ -147,7 +147,8 @@ class BucketConfig(_RoleConfig):
     segment_bytes: Annotated[Size, Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)] = 256 * MIB
     batch_bytes_max: Annotated[
         Size, Field(ge=BATCH_BYTES_MIN, le=64 * MIB, validate_default=True)
-    ] = 4 * MIB
+    ] = 5 * MIB
+    """Room for four chunks of 1 MiB and their headers; larger measured no faster."""
     upload_ttl: WholeSeconds = 86_400
     floor_interval: Duration = 60.0
     user_uploads_max: Count = 64
