@@ -13,7 +13,7 @@ settings.register_profile(
 )
 settings.register_profile(
     "ci",
-    max_examples=100,
+    max_examples=300,
     derandomize=True,
     deadline=None,
     suppress_health_check=_QUIET,
