@@ -34,6 +34,8 @@ from ostnode.wire.jsonmap import Json, from_json, to_json
 
 Fields = dict[str, Json]
 Answer = tuple[bytes, int, dict[str, str]]
+LOGIN_BYTES_MAX: Final = 4096
+"""A statement has at most 1366 characters."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -82,6 +84,10 @@ def json_app(
 
     async def open_session() -> Answer:
         _note_template("/v1/session")
+        # Anybody may ask; what is held for them must be small.
+        chunked = "Transfer-Encoding" in request.headers
+        if chunked or (request.content_length or 0) > LOGIN_BYTES_MAX:
+            raise FrameTooLargeError(f"a login has a Content-Length of at most {LOGIN_BYTES_MAX}")
         asked = from_json(LoginRequest, await _json_body())
         return _answer(sessions.log_in(asked, request.headers.get("Origin", "")), 200)
 

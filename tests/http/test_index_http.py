@@ -225,6 +225,19 @@ async def test_a_session_is_opened_with_a_login_once() -> None:
             assert told.status_code in {400, 401}
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 4097", b"Transfer-Encoding: chunked"])
+async def test_b50_no_more_is_taken_from_strangers_than_a_login_has(framing: bytes) -> None:
+    head = b"POST /v1/session HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    async with serving(make_index_app(FakeService(), make_sessions(), QUICK)) as port:
+        # Answered at once, with the body still to come.
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(head + framing + b"\r\n\r\n")
+            with trio.fail_after(2):
+                answer = await stream.receive_some()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 async def test_a_page_logs_in_for_its_own_origin_only() -> None:
     async with index(INFO) as (client, _, _, _):
         page = "https://chat.example"
