@@ -56,7 +56,7 @@ class Worker:
             self.read: 12,
             self.abandon: 5,
             self.burn: 1.5,
-            self.begin_anew: 0.4,
+            self.begin_anew: 0.3,
         }
         while not self.world.over:
             act = self.random.choices([*acts], [*acts.values()])[0]
