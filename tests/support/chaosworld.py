@@ -120,7 +120,7 @@ class World:
     def some_content(self) -> Content:
         """Mostly one that others upload, too."""
         if self.random.random() < 0.15:
-            size = self.random.choice(SIZES[1:])
+            size = self.random.choice(SIZES[2:])  # shorter ones may not be new
             self.contents.append(Content.of(self.random.randbytes(size)))
             return self.contents[-1]
         return self.random.choice(self.contents)
