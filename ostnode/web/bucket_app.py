@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from ostnode.config import HttpLimits
 from ostnode.errors import InternalError, MethodNotAllowedError, error_class
@@ -11,7 +11,7 @@ from ostnode.web.downloads import TEMPLATE, BlobSource, Downloads
 from ostnode.web.front import Front, Handler
 from ostnode.web.jsonroutes import Fields, Route, json_app
 from ostnode.web.sessions import Sessions
-from ostnode.web.uploads import BLOBS_TEMPLATE, CHUNKS_TEMPLATE, Uploads
+from ostnode.web.uploads import BLOBS_TEMPLATE, CHUNKS_TEMPLATE, GrantGate, Uploads
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Service
 from ostnode.wire.fields import Message
@@ -49,11 +49,15 @@ BUCKET_ROUTES: Final = (
 )
 
 
+class BucketBytes(BlobSource, GrantGate, Protocol):
+    """What the routes that carry bytes ask of the bucket role, beside its calls."""
+
+
 def make_bucket_app(
-    service: Service, blobs: BlobSource, sessions: Sessions, limits: HttpLimits
+    service: Service, bucket: BucketBytes, sessions: Sessions, limits: HttpLimits
 ) -> Front:
     """The ASGI application of a bucket's HTTP listener."""
-    routes = _BareRoutes(Uploads(service, sessions), Downloads(blobs, sessions))
+    routes = _BareRoutes(Uploads(service, bucket, sessions), Downloads(bucket, sessions))
     app = json_app("bucket", BUCKET_ROUTES, service, sessions, limits)
     return Front(routes.match, app, limits)
 

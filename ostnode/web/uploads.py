@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from ostnode.config.models import CHUNK_BYTES_MAX
 from ostnode.errors import (
@@ -24,7 +24,7 @@ from ostnode.web.asgi import WebRequest, answer_json
 from ostnode.web.headers import upload_content_type, upload_filename
 from ostnode.web.sessions import Sessions
 from ostnode.wire import messages as m
-from ostnode.wire.calls import Reply, Service, authorise, call_of
+from ostnode.wire.calls import Caller, Reply, Service, authorise, call_of
 from ostnode.wire.fields import ACCESSORS_MAX
 from ostnode.wire.jsonmap import decode_base64url, to_json
 
@@ -34,11 +34,20 @@ CHUNK_INDEX_MAX: Final = (1 << 32) - 1
 _NUMBER: Final = re.compile(rb"[0-9]{1,19}")
 
 
-class Uploads:
-    """The routes that take bytes."""
+class GrantGate(Protocol):
+    """Who tells, before a body is read, whether there is any use in reading it: the bucket role."""
 
-    def __init__(self, service: Service, sessions: Sessions) -> None:
+    def check_grant(self, caller: Caller, grant: bytes) -> None:
+        """Raise GrantInvalidError or GrantExpiredError for a grant the caller cannot use here."""
+        ...
+
+
+class Uploads:
+    """The routes that take bytes. Without a good grant nobody gets a buffer: keys are free."""
+
+    def __init__(self, service: Service, gate: GrantGate, sessions: Sessions) -> None:
         self._service = service
+        self._gate = gate
         self._sessions = sessions
 
     async def push_chunk(self, request: WebRequest) -> None:
@@ -52,6 +61,7 @@ class Uploads:
         length = _announced_length(request)
         if length > CHUNK_BYTES_MAX:
             raise FrameTooLargeError(f"a chunk has at most {CHUNK_BYTES_MAX} bytes")
+        self._gate.check_grant(caller, push.grant)
         chunk = bytearray(length)
         await request.read_into(chunk)
         reply = await self._service.handle(caller, push, chunk)
@@ -64,6 +74,7 @@ class Uploads:
         push = _parameters(request, 0)
         length = _announced_length(request)
         terms = _peek(push.grant)
+        self._gate.check_grant(caller, push.grant)
         if terms.blob_id != BlobId.from_hex(request.path.rpartition("/")[2]):
             raise GrantInvalidError("the grant is for another blob")
         if terms.size != length:
@@ -90,7 +101,7 @@ class _Terms:
 
 
 def _peek(grant: bytes) -> _Terms:
-    """The terms of a grant whose signature nobody has checked: only to know where to cut.
+    """The terms of a grant whose signature has not been checked: only to know where to cut.
 
     The role checks the grant with every chunk. Raises GrantInvalidError.
     """

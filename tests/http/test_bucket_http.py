@@ -15,6 +15,7 @@ from ostnode.errors import (
     ChunkSizeMismatchError,
     DataCorruptError,
     GrantClosedError,
+    GrantInvalidError,
     NotAuthorizedError,
     NotFoundError,
     TokenExpiredError,
@@ -40,6 +41,7 @@ from tests.support.webkit import (
     exchange,
     log_in,
     make_sessions,
+    raw,
     serving,
     web_client,
 )
@@ -380,6 +382,24 @@ async def test_a_chunk_cut_short_reaches_nobody() -> None:
             await stream.send_all(f"POST /v1/chunks HTTP/1.1\r\n{head}\r\nabc".encode())
             await stream.send_eof()
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 400 ")
+    assert service.asked == []
+
+
+@pytest.mark.parametrize("route", ["POST /v1/chunks", f"PUT /v1/blobs/{BLOB}"])
+async def test_a_push_without_a_good_grant_is_refused_before_its_body_is_read(route: str) -> None:
+    service = FakeService(COMPLETE)
+    blobs = FakeBlobs(FakeBlob(DATA), grant_refusal=GrantInvalidError())
+    app = make_bucket_app(service, blobs, make_sessions(), QUICK)
+    async with serving(app) as port:
+        base = f"http://127.0.0.1:{port}"
+        async with httpx2.AsyncClient(base_url=base, trust_env=False) as client:
+            lines = {**await log_in(client, BOB), **PUSH, "Host": "x", "Content-Length": "10"}
+        lines["Ost-Grant"] = encode_base64url(grant_for())
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        async with raw(port) as stream:
+            await stream.send_all(f"{route} HTTP/1.1\r\n{head}\r\n".encode())
+            with trio.fail_after(5):
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 403 ")
     assert service.asked == []
 
 

@@ -88,7 +88,12 @@ class FakeBlobs:
     blob: FakeBlob
     reader: Principal = BOB.principal
     denial: Exception = field(default_factory=NotFoundError)
+    grant_refusal: Exception | None = None
     asked: list[tuple[Caller, Principal, BlobId, bytes]] = field(default_factory=list)
+
+    def check_grant(self, caller: Caller, grant: bytes) -> None:
+        if self.grant_refusal is not None:
+            raise self.grant_refusal
 
     async def open_blob(
         self, caller: Caller, accessor: Principal, blob_id: BlobId, token: bytes

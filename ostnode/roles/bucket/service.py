@@ -14,7 +14,7 @@ from ostnode.env import Clock, Worker
 from ostnode.errors import NotAuthorizedError, NotFoundError, OstError, UnknownCallError
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket.completions import Completions
-from ostnode.roles.bucket.core.admission import Ask, ask_for
+from ostnode.roles.bucket.core.admission import Ask, ask_for, require_user
 from ostnode.roles.bucket.core.chunks import chunk_count
 from ostnode.roles.bucket.core.draft import Draft, Pushed
 from ostnode.roles.bucket.core.reading import Access
@@ -96,6 +96,14 @@ class BucketService(Service):
                 return await self._read(caller, request)
             case _:
                 raise UnknownCallError("a bucket has no such call")
+
+    def check_grant(self, caller: Caller, grant: bytes) -> None:
+        """Raise GrantInvalidError or GrantExpiredError unless it is the caller's, for this bucket.
+
+        For HTTP, before it reads a body: a push checks this again, and all the rest.
+        """
+        opened = self._statements.grant(grant, self._clock.now())
+        require_user(self._desk.durable, caller.proven, opened)
 
     async def open_blob(
         self, caller: Caller, accessor: Principal, blob_id: BlobId, token: bytes

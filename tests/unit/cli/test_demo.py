@@ -43,6 +43,7 @@ async def test_eventually_waits_and_gives_up(autojump_clock) -> None:
     started = trio.current_time()
 
     async def seconds() -> int:
+        await trio.lowlevel.checkpoint()
         return int(trio.current_time() - started)
 
     await eventually("seconds", 3, seconds)

@@ -72,7 +72,9 @@ def admit(draft: Draft, rules: Rules, ask: Ask) -> m.PushResult | OstError | Non
     returned goes with records that must be staged first; one that is raised changes nothing.
     """
     upload = ask.upload
-    _check_caller(draft, ask)
+    require_user(draft, ask.caller, ask.grant)
+    if draft.blocked(ask.caller):
+        raise NotAuthorizedError("this principal is blocked")
     _check_grant(draft, ask)
     grant = draft.grant(upload.grant_id)
     if isinstance(grant, t.ClosedGrant):
@@ -95,12 +97,13 @@ def _accessors(view: View, grant: t.OpenGrant | None, upload: Upload) -> tuple[P
     return (begun or upload).accessors
 
 
-def _check_caller(view: View, ask: Ask) -> None:
-    """A grant follows its registration: to the principal it was signed for, and the present one."""
-    if ask.caller != ask.grant.user and not view.owns(ask.caller, ask.grant.uid):
+def require_user(view: View, caller: Principal, grant: Grant) -> None:
+    """Raise GrantInvalidError unless the grant is the caller's.
+
+    It follows its registration: to the principal it was signed for, and to the present one.
+    """
+    if caller != grant.user and not view.owns(caller, grant.uid):
         raise GrantInvalidError("the grant is another user's")
-    if view.blocked(ask.caller):
-        raise NotAuthorizedError("this principal is blocked")
 
 
 def _check_grant(view: View, ask: Ask) -> None:
