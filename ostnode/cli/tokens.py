@@ -19,11 +19,11 @@ from ostnode.identity.cose import parse_sign1
 from ostnode.identity.grants import GRANT_TYP
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.sessions import LOGIN_TYP
+from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import AccessToken, Scope, TokenLimits, encode_text, mint_access
 from ostnode.ids import BlobId, ClusterId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import load_seed
 
-_CTI_BYTES: Final = 16
 _SIGNERS: Final[Mapping[str, PrincipalKind]] = {
     ACCESS_TYP: PrincipalKind.ACCESSOR,
     GRANT_TYP: PrincipalKind.INDEX,
@@ -73,7 +73,7 @@ def mint(
             scope=wanted,
             issued_at=now,
             expires_at=now + (longest if ttl is None else ttl),
-            cti=SystemRng().token(_CTI_BYTES),
+            cti=SystemRng().token(CTI_BYTES),
             blob=blob,
             owner=owner,
             ref_id=(ref or b"") if wanted is Scope.REF_DEL else ref,

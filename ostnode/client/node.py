@@ -23,6 +23,7 @@ from ostnode.errors import (
     UnauthenticatedError,
 )
 from ostnode.identity.keys import KeyPair
+from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import Login, mint_login
 from ostnode.wire import messages as m
 from ostnode.wire.fields import Message, Request
@@ -32,7 +33,6 @@ T = TypeVar("T")
 
 RENEW_BEFORE_S: Final = 120
 """A session is replaced this long before its end: twice the clock skew that is allowed for."""
-_CTI_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Node:
             node=self.principal,
             origin="",
             issued_at=int(now),
-            cti=context.rng.token(_CTI_BYTES),
+            cti=context.rng.token(CTI_BYTES),
         )
         try:
             answer = await context.http.exchange(

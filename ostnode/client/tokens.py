@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ostnode.env import Clock, Rng, SystemClock, SystemRng
 from ostnode.identity.keys import KeyPair
+from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import AccessToken, Scope, TokenLimits, mint_access
 from ostnode.ids import BlobId, ClusterId, Principal, Uid
 
 _CLOCK: Final = SystemClock()
 _RNG: Final = SystemRng()
 _LIMITS: Final = TokenLimits()
-_CTI_BYTES: Final = 16
 
 
 def mint_read(
@@ -26,20 +27,8 @@ def mint_read(
     rng: Rng = _RNG,
 ) -> bytes:
     """A token with which `caller` may read one blob, or with None all blobs, of a chat."""
-    now = int(clock.now())
-    return mint_access(
-        accessor,
-        AccessToken(
-            accessor=accessor.principal,
-            cluster=cluster_id,
-            caller=caller,
-            scope=Scope.READ,
-            issued_at=now,
-            expires_at=now + ttl_s,
-            cti=rng.token(_CTI_BYTES),
-            blob=blob_id,
-        ),
-    )
+    token = _token(accessor, caller, Scope.READ, cluster_id, ttl_s, clock, rng)
+    return mint_access(accessor, replace(token, blob=blob_id))
 
 
 def mint_ref_delete(
@@ -55,22 +44,8 @@ def mint_ref_delete(
     rng: Rng = _RNG,
 ) -> bytes:
     """A token with which `caller` may delete one message's reference, whoever owns it; one use."""
-    now = int(clock.now())
-    return mint_access(
-        accessor,
-        AccessToken(
-            accessor=accessor.principal,
-            cluster=cluster_id,
-            caller=caller,
-            scope=Scope.REF_DEL,
-            issued_at=now,
-            expires_at=now + ttl_s,
-            cti=rng.token(_CTI_BYTES),
-            blob=blob_id,
-            owner=owner,
-            ref_id=ref_id,
-        ),
-    )
+    token = _token(accessor, caller, Scope.REF_DEL, cluster_id, ttl_s, clock, rng)
+    return mint_access(accessor, replace(token, blob=blob_id, owner=owner, ref_id=ref_id))
 
 
 def mint_accessor_delete(
@@ -83,16 +58,27 @@ def mint_accessor_delete(
     rng: Rng = _RNG,
 ) -> bytes:
     """A token with which `caller` may delete the whole chat, for ever; one use."""
+    token = _token(accessor, caller, Scope.ACC_DEL, cluster_id, ttl_s, clock, rng)
+    return mint_access(accessor, token)
+
+
+def _token(
+    accessor: KeyPair,
+    caller: Principal,
+    scope: Scope,
+    cluster_id: ClusterId,
+    ttl_s: int,
+    clock: Clock,
+    rng: Rng,
+) -> AccessToken:
+    """A token that names nothing of the chat yet."""
     now = int(clock.now())
-    return mint_access(
-        accessor,
-        AccessToken(
-            accessor=accessor.principal,
-            cluster=cluster_id,
-            caller=caller,
-            scope=Scope.ACC_DEL,
-            issued_at=now,
-            expires_at=now + ttl_s,
-            cti=rng.token(_CTI_BYTES),
-        ),
+    return AccessToken(
+        accessor=accessor.principal,
+        cluster=cluster_id,
+        caller=caller,
+        scope=scope,
+        issued_at=now,
+        expires_at=now + ttl_s,
+        cti=rng.token(CTI_BYTES),
     )

@@ -12,6 +12,8 @@ from ostnode.identity.cose import TOKEN_BYTES_MAX, parse_sign1, sign1
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 
+CTI_BYTES: Final = 16
+"""What is minted here; others may choose within the limits."""
 CTI_BYTES_MIN: Final = 8
 CTI_BYTES_MAX: Final = 32
 ORIGIN_CHARS_MAX: Final = 255

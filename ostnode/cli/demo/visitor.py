@@ -9,6 +9,7 @@ import httpx2
 
 from ostnode.env import SystemRng
 from ostnode.identity.keys import KeyPair
+from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import Login, encode_text, mint_login
 from ostnode.ids import BlobId, Principal, PrincipalKind
 from ostnode.wire.messages import BucketAddress
@@ -41,7 +42,7 @@ class Visitor:
                 node=self._bucket.principal,
                 origin="",
                 issued_at=int(time.time()),
-                cti=SystemRng().token(16),
+                cti=SystemRng().token(CTI_BYTES),
             ),
         )
         answer = await self._http.post(
