@@ -1,12 +1,11 @@
-"""A blob as chunks: how many, where each lies, which are missing. Pure.
-
-All chunks but the last have `chunk_bytes` bytes; an empty blob is one empty chunk.
-"""
+"""A blob as chunks: where each lies, which are missing. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ostnode.wire.chunks import chunk_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +16,9 @@ class Span:
     length: int
 
 
-def chunk_count(size: int, chunk_bytes: int) -> int:
-    """How many chunks a blob of `size` bytes has; at least one."""
-    return max(1, -(-size // chunk_bytes))
-
-
 def chunk_span(index: int, size: int, chunk_bytes: int) -> Span:
     """Where chunk `index` lies in a blob of `size` bytes."""
-    offset = index * chunk_bytes
-    return Span(offset, min(chunk_bytes, size - offset))
+    return Span(index * chunk_bytes, chunk_length(index, size, chunk_bytes))
 
 
 def missing_chunks(chunks: int, received: bytes = b"") -> Sequence[int]:

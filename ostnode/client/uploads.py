@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from ostnode.client.allocating import Allocating, ReferenceParams, UploadedBlob
-from ostnode.client.chunks import chunk_count, chunk_span, missing_chunks
+from ostnode.client.chunks import chunk_span, missing_chunks
 from ostnode.client.errors import BadAnswerError, ClientError
 from ostnode.client.node import Node
 from ostnode.client.options import ClientOptions
@@ -23,6 +23,7 @@ from ostnode.env import Worker
 from ostnode.errors import NotFoundError, OstError
 from ostnode.ids import Principal
 from ostnode.wire import messages as m
+from ostnode.wire.chunks import chunk_count, chunk_length
 
 CHUNK_BYTES_MAX: Final = 8 << 20
 """The largest chunk a lane makes room for; an index that says more is not believed."""
@@ -92,7 +93,7 @@ class Upload:
         # With nothing missing the answer to the last chunk was lost: it is given again.
         missing = missing_chunks(total, received) or [total - 1]
         size, chunk_bytes = self._prepared.size, allocation.chunk_bytes
-        self._bytes_done = size - sum(chunk_span(i, size, chunk_bytes).length for i in missing)
+        self._bytes_done = size - sum(chunk_length(i, size, chunk_bytes) for i in missing)
         self._show_progress()
         async with trio.open_nursery() as nursery:
             run = _Run(bucket, allocation, iter(missing), nursery.cancel_scope)

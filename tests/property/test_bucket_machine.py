@@ -20,7 +20,7 @@ from ostnode.identity.tokens import AccessToken, Grant, Scope
 from ostnode.ids import NULL_ACCESSOR, BlobId, GrantId, Principal, Uid
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.admission import ask_for
-from ostnode.roles.bucket.core.chunks import chunk_count
+from ostnode.roles.bucket.core.chunks import count_chunks
 from ostnode.roles.bucket.core.draft import Pushed
 from ostnode.roles.bucket.core.reading import Access, find_readable
 from ostnode.roles.bucket.core.references import forward, remove
@@ -226,7 +226,7 @@ class BucketMachine(RuleBasedStateMachine):
 
     def push_chunk(self, ask, index: int, body: bytes) -> None:
         upload = ask.upload
-        if chunk_count(upload) == 1:
+        if count_chunks(upload) == 1:
             digest = blake3(body).digest()
             pushed = Pushed(index, body, digest[:16], verified=digest == upload.blob_id)
             answer = self.decide(lambda draft: accept_whole(draft, RULES, ask, pushed, ROOM))
@@ -245,7 +245,7 @@ class BucketMachine(RuleBasedStateMachine):
 
     def complete(self, number: int, upload: Upload) -> None:
         hasher = blake3()
-        for index in range(chunk_count(upload)):
+        for index in range(count_chunks(upload)):
             row = self.log.state.chunk(number, index)
             assert row is not None
             hasher.update(self.log.read(row.extent))

@@ -10,6 +10,7 @@ from ostnode.cli.demo.processes import NodeProcess
 from ostnode.cli.demo.stage import eventually, expect, require
 from ostnode.cli.demo.world import BIG_BYTES, Post, World, account_of, generate_file, hash_of
 from ostnode.client import Phase, Progress, ProgressCallback
+from ostnode.wire.chunks import chunk_count
 from ostnode.wire.messages import UploadInfo
 
 
@@ -84,5 +85,5 @@ async def _upload_until_killed(world: World, post: Post, node: NodeProcess) -> i
 
 def _chunks(status: UploadInfo) -> tuple[int, int]:
     """How many chunks the upload has, and how many have arrived."""
-    total = -(-status.size // status.chunk_bytes)
+    total = chunk_count(status.size, status.chunk_bytes)
     return total, int.from_bytes(status.received, "little").bit_count()

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from ostnode.env import Clock, Worker
 from ostnode.errors import InternalError, OstError, ShuttingDownError
-from ostnode.roles.bucket.core.chunks import chunk_count
+from ostnode.roles.bucket.core.chunks import count_chunks
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.core.uploads import finish, missing
 from ostnode.roles.bucket.desk import Desk
@@ -117,7 +117,7 @@ class Completions:
         and the decision that follows says so.
         """
         hasher = blake3(max_threads=blake3.AUTO)
-        for index in range(chunk_count(upload)):
+        for index in range(count_chunks(upload)):
             row = self._desk.state.chunk(number, index)
             if row is None:
                 return False

@@ -15,6 +15,7 @@ from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.keyspace import Writer
 from ostnode.store.record import Record
+from ostnode.wire.chunks import chunk_length
 from ostnode.wire.fields import Message
 
 P = TypeVar("P", bound=Message)
@@ -61,7 +62,7 @@ def _receive(record: Record, rows: Writer, row: bytes) -> None:
         return
     rows.put(key, row)
     upload = _payload(Kind.UPLOAD_OPENED, opened, r.Upload)
-    length = chunk_length(upload.size, upload.chunk_bytes, record.chunk_index)
+    length = chunk_length(record.chunk_index, upload.size, upload.chunk_bytes)
     progress = _progress(rows, record.number)
     rows.put(
         t.PROGRESS + t.u64(record.number),
@@ -254,11 +255,6 @@ def _chunks_dropped(record: Record, rows: Writer, payload: r.ChunksDropped) -> N
 
 def _swept(rows: Writer, payload: r.Swept) -> None:
     rows.delete(t.SWEEPS + payload.target)
-
-
-def chunk_length(size: int, chunk_bytes: int, index: int) -> int:
-    """How many bytes the chunk at `index` has; only the last is shorter than `chunk_bytes`."""
-    return min(chunk_bytes, size - index * chunk_bytes)
 
 
 def _number(rows: Writer, key: bytes) -> int:

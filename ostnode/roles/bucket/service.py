@@ -15,7 +15,7 @@ from ostnode.errors import NotAuthorizedError, NotFoundError, OstError, UnknownC
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.admission import Ask, ask_for, require_user
-from ostnode.roles.bucket.core.chunks import chunk_count
+from ostnode.roles.bucket.core.chunks import count_chunks
 from ostnode.roles.bucket.core.draft import Draft, Pushed
 from ostnode.roles.bucket.core.reading import Access
 from ostnode.roles.bucket.core.references import forward, remove
@@ -128,7 +128,7 @@ class BucketService(Service):
     async def _push(self, caller: Principal, request: m.PushChunk, body: Buffer) -> m.PushResult:
         now = self._clock.now()
         ask = ask_for(caller, self._statements.grant(request.grant, now), request, now)
-        if chunk_count(ask.upload) == 1:
+        if count_chunks(ask.upload) == 1:
             return await self._push_whole(ask, request.chunk_index, body)
         # Hashed whether a copy is stored or not: the time an answer takes must not tell (B18).
         digest = await hash_of(body, self._worker)
@@ -162,7 +162,7 @@ class BucketService(Service):
         """Only what is durable counts as received."""
         view = self._desk.durable
         number, upload = find_upload(view, caller, blob_id)
-        received = bytearray(-(-chunk_count(upload) // 8))
+        received = bytearray(-(-count_chunks(upload) // 8))
         after = -1
         while indexes := view.chunk_indexes(number, _INDEXES_MAX, after):
             for index in indexes:

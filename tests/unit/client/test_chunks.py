@@ -2,18 +2,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostnode.client.chunks import Span, chunk_count, chunk_span, missing_chunks
-
-
-@pytest.mark.parametrize(
-    ("size", "chunks"), [(0, 1), (1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (1 << 40, 1 << 38)]
-)
-def test_chunk_count(size: int, chunks: int) -> None:
-    assert chunk_count(size, 4) == chunks
+from ostnode.client.chunks import Span, chunk_span, missing_chunks
+from ostnode.wire.chunks import chunk_count
 
 
 @given(size=st.integers(0, 500), chunk_bytes=st.integers(1, 50))

@@ -1,4 +1,4 @@
-"""How a blob is cut: how many chunks, how long each."""
+"""Which chunks an upload takes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Final
 
 from ostnode.errors import BlobTooLargeError, ChunkOutOfRangeError, ChunkSizeMismatchError
 from ostnode.roles.bucket.records import Upload
-from ostnode.roles.bucket.reducer import chunk_length
+from ostnode.wire.chunks import chunk_count, chunk_length
 
 CHUNKS_MAX: Final = 1 << 18
 """What the bitmap of upload_status can say: 256 GiB in chunks of 1 MiB."""
 
 
-def chunk_count(upload: Upload) -> int:
-    """How many chunks an upload has; an empty blob has one, of no bytes.
+def count_chunks(upload: Upload) -> int:
+    """How many chunks an upload has.
 
     Raises BlobTooLargeError for more than can be told apart.
     """
-    count = max(1, -(-upload.size // upload.chunk_bytes))
+    count = chunk_count(upload.size, upload.chunk_bytes)
     if count > CHUNKS_MAX:
         limit = CHUNKS_MAX * upload.chunk_bytes
         raise BlobTooLargeError("too many chunks", limit=limit, needed=upload.size)
@@ -26,10 +26,10 @@ def chunk_count(upload: Upload) -> int:
 
 def check_chunk(upload: Upload, index: int, length: int) -> None:
     """Raise ChunkOutOfRangeError or ChunkSizeMismatchError unless this can be one of the chunks."""
-    count = chunk_count(upload)
+    count = count_chunks(upload)
     if index >= count:
         raise ChunkOutOfRangeError(f"chunk {index} of {count}")
-    expected = chunk_length(upload.size, upload.chunk_bytes, index)
+    expected = chunk_length(index, upload.size, upload.chunk_bytes)
     if length != expected:
         raise ChunkSizeMismatchError(
             f"chunk {index} has {expected} bytes, not {length}", expected=expected, got=length

@@ -21,7 +21,7 @@ from ostnode.errors import (
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.admission import Ask, admit, answer_again, learn_user
-from ostnode.roles.bucket.core.chunks import check_chunk, chunk_count
+from ostnode.roles.bucket.core.chunks import check_chunk, count_chunks
 from ostnode.roles.bucket.core.closing import close_upload
 from ostnode.roles.bucket.core.completion import complete
 from ostnode.roles.bucket.core.draft import Draft, Pushed
@@ -116,7 +116,7 @@ def finish(
 
 def missing(view: View, number: int, upload: Upload) -> int:
     """How many chunks an open upload still waits for."""
-    return chunk_count(upload) - view.progress(number).chunks
+    return count_chunks(upload) - view.progress(number).chunks
 
 
 def _matched(view: View, upload: Upload, pushed: Pushed) -> int | None:
