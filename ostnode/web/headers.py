@@ -12,10 +12,10 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from ostnode.errors import InvalidArgumentError
+from ostnode.wire.fields import FILENAME_CHARS_MAX
 
 HeaderList = list[tuple[bytes, bytes]]
 
-FILENAME_CHARS_MAX: Final = 255
 OCTETS: Final = b"application/octet-stream"
 INLINE_TYPES: Final = frozenset({
     "image/png",
