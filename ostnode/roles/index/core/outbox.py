@@ -8,7 +8,7 @@ reported, and the queue moves on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from blake3 import blake3
@@ -28,14 +28,6 @@ from ostnode.wire.fields import Message
 _DIGEST_BYTES: Final = 16
 _REASON_CHARS_MAX: Final = 60
 """500 of them fit a frame's header."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A grant the event closed, and the latest end ever signed for it."""
-
-    grant_id: GrantId
-    end: int
 
 
 def sync_bucket(
@@ -113,7 +105,7 @@ def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> in
     return floor
 
 
-def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> Closed | None:
+def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> m.ClosedEnd | None:
     match event:
         case e.Completed():
             closed = _end_grant(tables, bucket, event)
@@ -133,16 +125,16 @@ def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> Closed |
             return None
 
 
-def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClosed) -> Closed:
+def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClosed) -> m.ClosedEnd:
     """Free the grant the event ends, which must be this bucket's, uid's and blob's."""
     grant = tables.grants.get(event.grant_id)
     if grant is None:
         # It was freed when the floor passed its latest end: the floor is late enough.
-        return Closed(event.grant_id, bucket.floor)
+        return m.ClosedEnd(event.grant_id, bucket.floor)
     if (grant.bucket, grant.uid, grant.blob_id) != (bucket.principal, event.uid, event.blob_id):
         raise InvalidArgumentError("the grant is another bucket's, uid's or blob's")
     ledger.end_grant(tables, grant)
-    return Closed(grant.grant_id, grant.latest_end)
+    return m.ClosedEnd(grant.grant_id, grant.latest_end)
 
 
 def _raise_floor(tables: Tables, bucket: Bucket, floor: int) -> int:
