@@ -31,13 +31,12 @@ from ostnode.roles.bucket.hashing import hash_of
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.reader import BlobReader
 from ostnode.roles.bucket.statements import Statements
+from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.store import Store
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Buffer, Caller, Reply, Service
 from ostnode.wire.fields import Request
 
-_DIGEST_BYTES: Final = 16
-"""How much of a hash the store keeps of each payload."""
 _COUNTED_MAX: Final = 256
 """Own references counted with each read: some 2 ms, in which nobody else gets a turn."""
 _ASKED_HERE: Final = (m.UploadStatus, m.CancelUpload, m.RemoveReferences)
@@ -132,7 +131,7 @@ class BucketService(Service):
             return await self._push_whole(ask, request.chunk_index, body)
         # Hashed whether a copy is stored or not: the time an answer takes must not tell (B18).
         digest = await hash_of(body, self._worker)
-        pushed = Pushed(request.chunk_index, body, digest=digest[:_DIGEST_BYTES])
+        pushed = Pushed(request.chunk_index, body, digest=digest[:DIGEST_BYTES])
         free = self._store.space().free
         answer: Received | m.PushResult = await self._desk.decide(
             lambda draft: accept(draft, self._rules, ask, pushed, free), METADATA_BYTES + len(body)
@@ -145,7 +144,7 @@ class BucketService(Service):
         """Bytes of the wrong length are not worth hashing; the decision refuses them."""
         upload = ask.upload
         digest = await hash_of(body, self._worker) if len(body) == upload.size else b""
-        pushed = Pushed(index, body, digest[:_DIGEST_BYTES], verified=digest == upload.blob_id)
+        pushed = Pushed(index, body, digest[:DIGEST_BYTES], verified=digest == upload.blob_id)
         free = self._store.space().free
         return await self._desk.decide(
             lambda draft: accept_whole(draft, self._rules, ask, pushed, free),
