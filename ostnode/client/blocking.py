@@ -25,9 +25,10 @@ from ostnode.client.errors import ClientError
 from ostnode.client.http import Transport
 from ostnode.client.options import ClientOptions, Observer, ignore_attempt
 from ostnode.client.progress import ProgressCallback, ignore_progress
-from ostnode.client.source import Buffer, Source
+from ostnode.client.source import Source
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
+from ostnode.wire.buffers import Buffer
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -20,9 +20,9 @@ from ostnode import __version__
 from ostnode.client.answers import Answer, refusal_of
 from ostnode.client.errors import BadAnswerError, UnreachableError
 from ostnode.client.routes import JSON_TYPE, HttpCall
-from ostnode.client.source import Buffer
 from ostnode.env import Clock
 from ostnode.errors import InvalidArgumentError
+from ostnode.wire.buffers import Buffer
 
 Transport = httpx2.AsyncBaseTransport
 """What a pool sends through; tests stand in for the network with one of their own."""

@@ -14,7 +14,6 @@ from ostnode.client.errors import BadAnswerError, ClientError
 from ostnode.client.http import Body, Http
 from ostnode.client.options import Attempt, ClientOptions, Observer
 from ostnode.client.routes import HttpCall, http_call, session_call
-from ostnode.client.source import Buffer
 from ostnode.env import Clock, Rng
 from ostnode.errors import (
     OstError,
@@ -26,6 +25,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import Login, mint_login
 from ostnode.wire import messages as m
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.fields import Message, Request
 
 M = TypeVar("M", bound=Message)

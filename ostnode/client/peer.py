@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from ostnode.client.calls import IndexCalls
 from ostnode.client.errors import UnreachableError
-from ostnode.client.source import Buffer
 from ostnode.env import Rng, SystemRng
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import Principal
 from ostnode.net.link import Link, open_link
 from ostnode.net.transport import LinkClosedError, Network, TcpNetwork
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Reply
 from ostnode.wire.fields import Message, Request
 

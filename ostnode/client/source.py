@@ -23,8 +23,8 @@ from ostnode.client.errors import SourceChangedError
 from ostnode.client.progress import Phase, Progress, ProgressCallback
 from ostnode.env import Worker
 from ostnode.ids import BlobId
+from ostnode.wire.buffers import Buffer
 
-Buffer = bytes | bytearray | memoryview
 Source = Path | Buffer | AsyncIterable[bytes]
 
 SLICE_BYTES: Final = 1 << 20

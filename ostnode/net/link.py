@@ -13,10 +13,11 @@ from ostnode.env import Rng
 from ostnode.ids import Principal
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, Network
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Reply
 from ostnode.wire.connection import Connection
 from ostnode.wire.fields import Request
-from ostnode.wire.frames import Buffer, RemoteProtocolError
+from ostnode.wire.frames import RemoteProtocolError
 from ostnode.wire.handshake import Handshake
 from ostnode.wire.incoming import Answered, Closed, Event, GoawayReceived, Greeted, Proven
 from ostnode.wire.session import DEADLINE_MS_MAX, Hello, Side, Verify

@@ -12,8 +12,8 @@ from ostnode.env import Rng
 from ostnode.ids import Principal
 from ostnode.net.transport import LinkClosedError, receive_into, send_pieces
 from ostnode.wire import session as s
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.connection import Connection, Outgoing
-from ostnode.wire.frames import Buffer
 from ostnode.wire.incoming import NEED_DATA, Event, PingReceived, PongReceived
 from ostnode.wire.states import State
 

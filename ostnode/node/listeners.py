@@ -22,7 +22,8 @@ from ostnode.node.role import Role, RoleReadiness
 from ostnode.node.seams import Seams
 from ostnode.web.admin_app import make_admin_app
 from ostnode.web.serve import serve_http
-from ostnode.wire.calls import Buffer, Caller, Kind, Reply, Service
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
 from ostnode.wire.messages import Feed
 

@@ -22,7 +22,8 @@ from ostnode.identity.statements import decode_text
 from ostnode.web.bodies import BODY_EXTENSION, BodyReader
 from ostnode.web.headers import HeaderList
 from ostnode.web.sessions import Sessions
-from ostnode.wire.calls import Buffer, Caller
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller
 
 QUERY_FIELDS_MAX: Final = 16
 

@@ -18,7 +18,8 @@ from ostnode.web.asgi import WebRequest
 from ostnode.web.headers import SAFE, HeaderList, presentation
 from ostnode.web.ranges import Span, not_modified, requested_span
 from ostnode.web.sessions import Sessions
-from ostnode.wire.calls import Buffer, Caller
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller
 
 TEMPLATE: Final = "/{accessor}/{blob_id}"
 SLICE_BYTES: Final = 1 << 19

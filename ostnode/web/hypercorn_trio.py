@@ -46,7 +46,7 @@ from ostnode.config import HttpLimits
 from ostnode.web.bodies import BODY_EXTENSION, RequestBody, Source
 from ostnode.web.gone import ClientGoneError, client_is_gone
 from ostnode.web.heads import body_length, check_framing, head_end, refuse
-from ostnode.wire.calls import Buffer
+from ostnode.wire.buffers import Buffer
 
 RECEIVE_HEAD_BYTES: Final = 1 << 14
 LINGER_S: Final = 2.0

@@ -7,11 +7,14 @@ loopback socket delivers; a buffer used before costs nothing.
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Final, TypeAlias
 
 REUSED_BYTES_MIN: Final = 128 * 1024
 """Below this the allocator keeps memory by itself (glibc's mmap threshold)."""
 KEPT_MAX: Final = 8
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""What bodies travel as."""
 
 
 class BodyBuffers:

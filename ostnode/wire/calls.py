@@ -10,10 +10,9 @@ from typing import Final, Protocol
 from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
 from ostnode.ids import Principal
 from ostnode.wire import messages as m
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.status import ClusterInfo, ClusterStatus
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Kind(StrEnum):

@@ -16,13 +16,13 @@ from ostnode.codec import Value, decode, encode
 from ostnode.errors import BusyError, InternalError, InvalidArgumentError, OstError
 from ostnode.wire import incoming as i
 from ostnode.wire import session as s
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import CallSpec, Reply, call_by_number, call_of
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.frames import (
     BODY_BYTES_MAX,
     HEADER_BYTES_MAX,
     PREFIX,
-    Buffer,
     Frame,
     FrameReader,
     LocalProtocolError,

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from ostnode.codec import CBOR_BYTES_MAX
 from ostnode.errors import FrameTooLargeError, OstError
-from ostnode.wire.buffers import BodyBuffers
+from ostnode.wire.buffers import BodyBuffers, Buffer
 from ostnode.wire.fields import READ_BYTES_MAX
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 HEADER_BYTES_MAX: Final = CBOR_BYTES_MAX
 BODY_BYTES_MAX: Final = READ_BYTES_MAX + 4096

@@ -8,9 +8,9 @@ from typing import Final
 
 from ostnode.errors import OstError
 from ostnode.ids import Principal
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import CallSpec, Reply
 from ostnode.wire.fields import Request
-from ostnode.wire.frames import Buffer
 from ostnode.wire.session import Hello
 
 

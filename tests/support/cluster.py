@@ -35,7 +35,8 @@ from ostnode.node.seams import Seams
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.bucket.views import View
 from ostnode.store.errors import StoreFailedError
-from ostnode.wire.calls import Buffer, Caller, Reply, Service
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller, Reply, Service
 from ostnode.wire.fields import Request
 from ostnode.wire.status import ClusterInfo, ClusterStatus
 from tests.support.index_cluster import SeededRng

@@ -8,7 +8,7 @@ import typing_extensions
 from blake3 import blake3
 
 from ostnode.env import Worker
-from ostnode.wire.calls import Buffer
+from ostnode.wire.buffers import Buffer
 
 THREAD_FROM_BYTES: Final = 1 << 20
 """A hop to a thread costs some 90 µs, hashing a MiB 130 to 400."""

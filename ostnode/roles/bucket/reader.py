@@ -9,7 +9,7 @@ from ostnode.roles.bucket.core.reading import Access, Readable, find_readable, s
 from ostnode.roles.bucket.hashing import plain
 from ostnode.roles.bucket.views import View
 from ostnode.store.store import Store
-from ostnode.wire.calls import Buffer
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.fields import READ_BYTES_MAX
 
 

@@ -34,7 +34,8 @@ from ostnode.roles.bucket.statements import Statements
 from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.store import Store
 from ostnode.wire import messages as m
-from ostnode.wire.calls import Buffer, Caller, Reply, Service
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller, Reply, Service
 from ostnode.wire.fields import Request
 
 _COUNTED_MAX: Final = 256

@@ -31,7 +31,8 @@ from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.heartbeat import Heartbeat
 from ostnode.roles.index.options import IndexOptions
 from ostnode.wire import messages as m
-from ostnode.wire.calls import Buffer, Caller, Kind, Reply, Service
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller, Kind, Reply, Service
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.status import ClusterStatus
 

@@ -14,7 +14,8 @@ from ostnode.ids import GrantId, Principal
 from ostnode.net.memory import MemoryNetwork
 from ostnode.net.serve import serve_link
 from ostnode.wire import messages as m
-from ostnode.wire.calls import Buffer, Caller, Kind, Reply
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import Caller, Kind, Reply
 from ostnode.wire.fields import Request
 from tests.support.client_fakes import ALICE, BUCKET, GENERAL, INDEX, FakeRng
 

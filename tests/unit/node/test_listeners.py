@@ -20,7 +20,8 @@ from ostnode.node.listeners import Interruptible, bind_early, serve_peers
 from ostnode.node.role import Role
 from ostnode.node.seams import Seams
 from ostnode.wire import messages as m
-from ostnode.wire.calls import NOBODY, Buffer, Caller, Kind, Reply, Service
+from ostnode.wire.buffers import Buffer
+from ostnode.wire.calls import NOBODY, Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
 from ostnode.wire.status import ClusterStatus
 from tests.support.index_cluster import SeededRng

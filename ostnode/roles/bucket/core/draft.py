@@ -17,7 +17,7 @@ from ostnode.roles.bucket.reducer import reduce_record
 from ostnode.roles.bucket.views import View
 from ostnode.store.keyspace import Reader, Writer
 from ostnode.store.record import ZERO_32, Extent, NewRecord, Record
-from ostnode.wire.calls import Buffer
+from ostnode.wire.buffers import Buffer
 from ostnode.wire.eventcodec import encode_event
 from ostnode.wire.events import OutboxEvent
 
