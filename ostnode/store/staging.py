@@ -22,7 +22,7 @@ from ostnode.store.format import (
     seal_bytes,
 )
 from ostnode.store.keyspace import Changes
-from ostnode.store.record import KIND_MARKER, KIND_SEAL, Extent, NewRecord
+from ostnode.store.record import KIND_MARKER, KIND_SEAL, ROLE_KIND_MAX, Extent, NewRecord
 
 SEGMENT_RECORDS_MAX: Final = 65_536
 """Records per segment, whatever their size: bounds the footer (6 MiB) kept for the open segment."""
@@ -61,6 +61,11 @@ class Batch:
     def seals(self) -> bool:
         """Whether it closes its segment; its payload is made when it is written."""
         return self.records[-1].new.kind == KIND_SEAL
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a marker or a seal: the store's own, which no group joins."""
+        return self.records[0].new.kind > ROLE_KIND_MAX
 
     @property
     def next_seq(self) -> int:
@@ -181,7 +186,7 @@ class Staging:
     def _joinable(self, nbytes: int) -> Batch | None:
         """The batch still waiting that a group of `nbytes` may join."""
         batch = self.queue[-1] if self.queue else None
-        if batch is None or batch.seals or batch.nbytes + nbytes > self._batch_bytes_max:
+        if batch is None or batch.is_ours or batch.nbytes + nbytes > self._batch_bytes_max:
             return None
         return batch
 

@@ -10,7 +10,7 @@ from ostnode.env import Worker
 from ostnode.store.admission import Admission
 from ostnode.store.errors import StoreFailedError
 from ostnode.store.format import SEGMENT_HEADER_BYTES
-from ostnode.store.record import ROLE_KIND_MAX, Extent
+from ostnode.store.record import Extent
 from ostnode.store.staging import Batch, Placed, Plan, Staging
 
 
@@ -138,7 +138,7 @@ class GroupCommit:
 
     def _completed(self, batch: Batch) -> None:
         self._retire(batch)
-        if batch.records[0].new.kind <= ROLE_KIND_MAX:
+        if not batch.is_ours:
             self._idle_since = trio.current_time()
             self._burst.set()
         opened = SEGMENT_HEADER_BYTES if batch.offset == SEGMENT_HEADER_BYTES else 0

@@ -1,0 +1,37 @@
+"""Where staged records go: which groups share a batch."""
+
+from __future__ import annotations
+
+from ostnode.store.record import KIND_MARKER
+from ostnode.store.staging import Batch, Position, Staging
+from tests.support.storekit import SMALL, set_
+
+
+def new_staging() -> Staging:
+    return Staging(Position(1, 1, 1), SMALL.segment_bytes, SMALL.batch_bytes_max)
+
+
+def staged(staging: Staging, name: str) -> Batch:
+    plan = staging.plan([set_(name)])
+    staging.accept(plan)
+    return plan.batch
+
+
+def test_groups_that_wait_share_a_batch() -> None:
+    staging = new_staging()
+    assert staged(staging, "a") is staged(staging, "b")
+
+
+def test_b57_records_staged_behind_a_waiting_marker_get_a_marker_of_their_own() -> None:
+    # The writer closes a burst when the batch begins with a role's record, and gives back what
+    # was admitted: a batch that began with the marker would be neither closed nor reckoned up.
+    staging = new_staging()
+    staged(staging, "a")
+    staging.queue.popleft()
+    staging.close_burst()
+    batch = staged(staging, "b")
+    assert [len(waiting.records) for waiting in staging.queue] == [1, 1]
+    assert staging.queue[0].records[0].new.kind == KIND_MARKER
+    assert staging.queue[1] is batch
+    assert batch.number == staging.queue[0].number + 1
+    assert batch.offset == staging.queue[0].end
