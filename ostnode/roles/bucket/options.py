@@ -12,7 +12,7 @@ from ostnode.store.store import StoreOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketOptions:
-    """Times are seconds.
+    """Times are seconds. At least two segments of the disk are left alone, or `free_bytes_min`.
 
     The floor follows the index's clock at most every `floor_interval_s`; the index hears of the
     disk's space at least every `space_interval_s`; sweeps start when there is cause, and every
@@ -39,6 +39,8 @@ class BucketOptions:
             bucket=self.principal,
             user_uploads_max=self.user_uploads_max,
             user_references_max=self.user_references_max,
-            free_bytes_min=self.free_bytes_min,
+            # The log takes a whole segment at a time, and one that does not fit ends the node: what
+            # is promised may begin one more, and deletions need another.
+            free_bytes_min=max(self.free_bytes_min, 2 * self.store.segment_bytes),
             skew_s=self.tokens.skew_s,
         )

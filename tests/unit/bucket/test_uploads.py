@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -750,6 +751,21 @@ async def test_b66_room_that_is_promised_is_not_promised_twice() -> None:
         await kit.push(ALICE, kit.grant(ALICE, b"3", **small), 0, body)
         await kit.ask(ALICE, m.CancelUpload(blob_of(b"1")))
         await kit.push(ALICE, kit.grant(ALICE, b"4", **big), 0, body)
+
+
+async def test_b66_room_is_promised_only_where_whole_segments_fit() -> None:
+    """The log takes its room a segment at a time, and a segment that does not fit ends the node."""
+    kit = Kit()
+    segment_bytes = kit.options.store.segment_bytes
+    async with kit.running():
+        kit.disk.space = lambda: (1 << 30, segment_bytes // 2)
+        kit.disk.faults.allocate_errno = errno.ENOSPC
+        size, body = segment_bytes + (1 << 15), bytes(1 << 15)
+        grant = kit.grant(ALICE, b"big", size=size, reserved=size, chunk_bytes=len(body))
+        with pytest.raises(BucketFullError):
+            for index in range(size // len(body)):
+                await kit.push(ALICE, grant, index, body)
+        await kit.ask(ALICE, m.CancelUpload(blob_of(DATA)))
 
 
 async def test_uploads_per_user_are_capped() -> None:
