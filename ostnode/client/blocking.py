@@ -1,4 +1,4 @@
-"""The client for programs without Trio: the same names, each call waits for its result.
+"""The client for programs without Trio: the same names but `stream`, each call waits.
 
 Trio runs in one background thread; calls may come from any other thread, several at once.
 
