@@ -34,7 +34,7 @@ class View:
     def upload(self, number: int) -> Upload | None:
         """An open upload."""
         row = self._rows.get(t.UPLOADS + t.u64(number))
-        return None if row is None else upload_of(row)
+        return None if row is None else _upload_of(row)
 
     def progress(self, number: int) -> t.Progress:
         """An open upload's progress."""
@@ -44,7 +44,7 @@ class View:
     def uploads(self, after: int, limit: int) -> list[tuple[int, Upload]]:
         """Up to `limit` open uploads with numbers above `after`, in order."""
         rows = self._rows.scan(t.UPLOADS, t.UPLOADS + t.u64(after))
-        return [(t.number_of(key[1:]), upload_of(row)) for key, row in islice(rows, limit)]
+        return [(t.number_of(key[1:]), _upload_of(row)) for key, row in islice(rows, limit)]
 
     def uploads_of(self, uid: Uid, blob_id: BlobId | None = None) -> Iterator[int]:
         """Numbers of the uid's open uploads, of one blob if one is named."""
@@ -185,7 +185,7 @@ class View:
         return next(iter(self._rows.scan(prefix)), None) is not None
 
 
-def upload_of(row: bytes) -> Upload:
+def _upload_of(row: bytes) -> Upload:
     """A row of UPLOADS."""
     upload = decode_payload(Kind.UPLOAD_OPENED, row)
     assert isinstance(upload, Upload)

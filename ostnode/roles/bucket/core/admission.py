@@ -130,7 +130,7 @@ def answer_again(
     )
     if same and all(view.stands(name, now) for name in _names(payload, closed.blob_id)):
         return completed_answer(rules, payload, closed.blob_id)
-    raise closed_error(payload.reason)
+    raise _closed_error(payload.reason)
 
 
 def completed_answer(rules: Rules, payload: GrantClosed, blob_id: BlobId) -> m.PushResult:
@@ -148,7 +148,7 @@ def _names(payload: GrantClosed, blob_id: BlobId) -> list[t.ReferenceId]:
     ]
 
 
-def closed_error(reason: str) -> GrantClosedError:
+def _closed_error(reason: str) -> GrantClosedError:
     """The refusal of a dead grant."""
     return GrantClosedError(f"the grant is closed ({reason}); allocate again", reason=str(reason))
 
@@ -173,7 +173,7 @@ def refuse_unheld(draft: Draft, upload: Upload, now: float) -> GrantClosedError 
     if upload.reserved == upload.size or _holds(draft, upload.uid, upload.blob_id, now):
         return None
     close_upload(draft, upload, Reason.NOT_HELD)
-    return closed_error(Reason.NOT_HELD)
+    return _closed_error(Reason.NOT_HELD)
 
 
 def _holds(draft: Draft, uid: Uid, blob_id: BlobId, now: float) -> bool:

@@ -49,7 +49,7 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
     UploadConflictError, AllowanceExceededError, NoBucketError or BusyError.
     """
     user = require_user(tables, ask.caller)
-    check_size(ask.size, rules)
+    _check_size(ask.size, rules)
     charge = tables.charges.get(user.uid, ask.blob_id)
     _check_charged(charge, ask.size)
     placement = tables.placements.get(ask.blob_id)
@@ -90,7 +90,7 @@ def can_forward(
 ) -> m.Allowance:
     """The account as an allocation would leave it. Raises what an allocation would for it."""
     user = require_user(tables, caller)
-    check_size(size, rules)
+    _check_size(size, rules)
     charge = tables.charges.get(user.uid, blob_id)
     _check_charged(charge, size)
     more = 0
@@ -108,7 +108,7 @@ def release(tables: Tables, caller: Principal, grant_id: GrantId) -> None:
         ledger.revoke_grant(tables, grant)
 
 
-def check_size(size: int, rules: Rules) -> None:
+def _check_size(size: int, rules: Rules) -> None:
     """Raise BlobTooLargeError."""
     if size > rules.blob_bytes_max:
         raise BlobTooLargeError(
