@@ -20,7 +20,7 @@ from hypercorn.typing import (
 from ostnode.errors import InvalidArgumentError
 from ostnode.identity.statements import decode_text
 from ostnode.web.bodies import BODY_EXTENSION, BodyReader
-from ostnode.web.headers import HeaderList
+from ostnode.web.headers import HeaderList, json_headers
 from ostnode.web.sessions import Sessions
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Caller
@@ -134,10 +134,4 @@ class WebRequest:
 async def answer_json(request: WebRequest, status: int, value: object) -> None:
     """A whole answer of JSON that nobody stores."""
     body = json.dumps(value, separators=(",", ":")).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    await request.answer(status, headers, body)
+    await request.answer(status, json_headers(b"application/json", body), body)

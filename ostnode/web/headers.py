@@ -41,6 +41,16 @@ SAFE: Final[tuple[tuple[bytes, bytes], ...]] = (
 )
 
 
+def json_headers(media_type: bytes, body: bytes) -> HeaderList:
+    """Headers of an answer of JSON that nobody stores."""
+    return [
+        (b"content-type", media_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+
 def presentation(content_type: str, filename: str | None) -> HeaderList:
     """Content-Type and Content-Disposition for a blob that was uploaded as `content_type`."""
     media_type = content_type.partition(";")[0].strip().lower()

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from ostnode.errors import RETRY_AFTER_S, OstError
-from ostnode.web.headers import HeaderList
+from ostnode.web.headers import HeaderList, json_headers
 
 MEDIA_TYPE: Final = b"application/problem+json"
 
@@ -38,13 +38,7 @@ def problem(error: OstError) -> Problem:
         "detail": error.message,
     }
     body = json.dumps(members, separators=(",", ":")).encode()
-    headers = [
-        (b"content-type", MEDIA_TYPE),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    return Problem(status, headers + _of_status(error), body)
+    return Problem(status, json_headers(MEDIA_TYPE, body) + _of_status(error), body)
 
 
 def _of_status(error: OstError) -> HeaderList:
