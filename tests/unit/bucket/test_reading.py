@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from ostnode.errors import NotFoundError, OstError, UnauthenticatedError, UnknownCallError
+from ostnode.errors import (
+    BusyError,
+    NotFoundError,
+    OstError,
+    UnauthenticatedError,
+    UnknownCallError,
+)
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Scope
 from ostnode.ids import ClusterId
+from ostnode.roles.bucket.core import reading
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.calls import NOBODY, Caller
@@ -227,3 +234,24 @@ async def test_b50_a_read_counts_few_of_the_readers_references() -> None:
         info = await kit.ask(ALICE, request)
         assert isinstance(info, m.BlobInfo)
         assert info.own_references == 256
+
+
+async def test_a_read_looks_at_a_bounded_number_of_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """References that wait for the sweep could hold every reader of the blob for seconds."""
+    monkeypatch.setattr(reading, "_LOOKED_AT_MAX", 2)
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, DATA, GENERAL, expires_at=NOW + 10)
+        for ref_id in (b"1", b"2"):
+            await kit.upload(ALICE, DATA, GENERAL, ref_id=ref_id, expires_at=NOW + 10)
+        await kit.upload(BOB, DATA, RANDOM)
+        assert await kit.readable(CAROL, GENERAL, DATA)
+        kit.clock.time = NOW + 11
+        with pytest.raises(BusyError):
+            await kit.reader(CAROL, GENERAL, DATA)
+        with pytest.raises(BusyError):
+            await kit.reader(ALICE, ALICE, DATA)
+        await kit.sweep()
+        assert not await kit.readable(CAROL, GENERAL, DATA)
+        assert await kit.readable(CAROL, RANDOM, DATA)
