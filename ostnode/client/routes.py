@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import quote
 
+from ostnode.base64url import encode_base64url
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, Principal, PrincipalKind
 from ostnode.wire import messages as m
 from ostnode.wire.calls import call_of
 from ostnode.wire.fields import Request
-from ostnode.wire.jsonmap import Json, encode_base64url, to_json
+from ostnode.wire.jsonmap import Json, to_json
 from ostnode.wire.status import ClusterStatus
 
 R = TypeVar("R", bound=Request)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import Final
 
+from ostnode.base64url import decode_base64url, encode_base64url
 from ostnode.errors import InvalidArgumentError, TokenExpiredError, TokenInvalidError
 from ostnode.identity.claims import ClaimReader
 from ostnode.identity.cose import TOKEN_BYTES_MAX, parse_sign1, sign1
@@ -33,7 +33,7 @@ class TokenLimits:
 
 def encode_text(token: bytes) -> str:
     """A token for a URL, header or JSON: base64url without padding."""
-    return base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
+    return encode_base64url(token)
 
 
 def decode_text(text: str) -> bytes:
@@ -41,12 +41,9 @@ def decode_text(text: str) -> bytes:
     if len(text) > TOKEN_CHARS_MAX:
         raise TokenInvalidError(f"a token has at most {TOKEN_CHARS_MAX} characters")
     try:
-        token = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        raise TokenInvalidError("a token is base64url without padding") from None
-    if encode_text(token) != text:
-        raise TokenInvalidError("a token is base64url without padding, in its one form")
-    return token
+        return decode_base64url(text)
+    except InvalidArgumentError:
+        raise TokenInvalidError("a token is base64url without padding, in its one form") from None
 
 
 def mint(key: KeyPair, signer: Principal, typ: str, payload: bytes) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Protocol
 
+from ostnode.base64url import decode_base64url
 from ostnode.config.models import CHUNK_BYTES_MAX
 from ostnode.errors import (
     FrameTooLargeError,
@@ -26,7 +27,7 @@ from ostnode.web.sessions import Sessions
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Reply, Service, authorise, call_of
 from ostnode.wire.fields import ACCESSORS_MAX
-from ostnode.wire.jsonmap import decode_base64url, to_json
+from ostnode.wire.jsonmap import to_json
 
 CHUNKS_TEMPLATE: Final = "/v1/chunks"
 BLOBS_TEMPLATE: Final = "/v1/blobs/{blob_id}"

@@ -7,8 +7,6 @@ principals Bech32m text, other bytes base64url without padding (RFC 4648 §5), t
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
@@ -23,6 +21,7 @@ from typing import (
     get_type_hints,
 )
 
+from ostnode.base64url import decode_base64url, encode_base64url
 from ostnode.errors import InvalidArgumentError
 from ostnode.ids import BlobId, ClusterId, GrantId, Principal, PrincipalKind, Uid
 from ostnode.wire.fields import Bounds, Message
@@ -84,23 +83,6 @@ def from_json(cls: type[M], obj: object, path: str = "") -> M:
         elif field.required or field.name in obj:  # null is a value only where None is one
             raise InvalidArgumentError(f"{_join(path, field.name)} is missing")
     return cls(**values)
-
-
-def encode_base64url(data: bytes) -> str:
-    """Bytes as base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def decode_base64url(text: str) -> bytes:
-    """The bytes of canonical base64url without padding; raises InvalidArgumentError."""
-    try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidArgumentError("not base64url without padding") from None
-    if encode_base64url(data) != text:
-        # Two spellings of one value (spare bits, "+/") would be two keys of one cache.
-        raise InvalidArgumentError("not canonical base64url without padding")
-    return data
 
 
 @dataclass(frozen=True, slots=True)

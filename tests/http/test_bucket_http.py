@@ -10,6 +10,7 @@ import pytest
 import structlog
 import trio
 
+from ostnode.base64url import encode_base64url
 from ostnode.errors import (
     BusyError,
     ChunkSizeMismatchError,
@@ -26,7 +27,7 @@ from ostnode.ids import BlobId, GrantId, PrincipalKind, Uid
 from ostnode.web.bucket_app import make_bucket_app
 from ostnode.web.downloads import SLICE_BYTES
 from ostnode.wire import messages as m
-from ostnode.wire.jsonmap import encode_base64url, to_json
+from ostnode.wire.jsonmap import to_json
 from tests.support.webkit import (
     ALICE,
     BLOB,

@@ -16,7 +16,7 @@ from ostnode.wire import jsonmap
 from ostnode.wire import messages as m
 from ostnode.wire.calls import CALLS
 from ostnode.wire.fields import Message, Request
-from ostnode.wire.jsonmap import decode_base64url, encode_base64url, from_json, to_json
+from ostnode.wire.jsonmap import from_json, to_json
 from ostnode.wire.status import BucketStatus, ClusterInfo
 
 BLOB = BlobId(bytes(range(32)))
@@ -128,17 +128,6 @@ class Unmappable(Message):
 def test_a_message_without_a_json_form_is_our_bug() -> None:
     with pytest.raises(TypeError, match="items: no JSON form"):
         from_json(Unmappable, {"items": []})
-
-
-@pytest.mark.parametrize("text", ["a", "AB==", "A B", "AB", "+_8", "-/8", "-_8=", "-_9", "Ö", "\n"])
-def test_only_canonical_base64url_is_read(text: str) -> None:
-    with pytest.raises(InvalidArgumentError):
-        decode_base64url(text)
-
-
-@given(st.binary())
-def test_base64url_round_trips(data: bytes) -> None:
-    assert decode_base64url(encode_base64url(data)) == data
 
 
 JSON = st.recursive(
