@@ -17,6 +17,8 @@ from ostnode.errors import InvalidArgumentError
 Handler: TypeAlias = Callable[[trio.abc.Stream], Awaitable[None]]
 """Serves one accepted connection; the stream is closed when it returns."""
 
+PEERS_MAX: Final = 256
+"""Connections that one listener takes, unless it is told otherwise."""
 PORT_MAX: Final = 0xFFFF
 _SEND_LOW_WATER_BYTES: Final = 512 * 1024
 """TCP_NOTSENT_LOWAT. Trio's 16 KiB wakes the writer 64 times for one chunk of 1 MiB."""
@@ -65,7 +67,7 @@ class TcpNetwork(Network):
     def __init__(
         self,
         *,
-        connections_max: int = 256,
+        connections_max: int = PEERS_MAX,
         user_timeout_ms: int = 30_000,
         plaintext_anywhere: bool = False,
     ) -> None:

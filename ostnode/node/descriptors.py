@@ -8,10 +8,9 @@ from typing import Final
 import structlog
 
 from ostnode.config import Config
+from ostnode.net.transport import PEERS_MAX
 from ostnode.node.errors import StartError
 
-PEERS_MAX: Final = 256
-"""Connections that the transport takes per peer listener."""
 KEPT_BACK: Final = 128
 """Per role: segments, database, directories, and connections on their way in or out."""
 CONNECTIONS_MIN: Final = 16

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ostnode.net.transport import PEERS_MAX
 from ostnode.node import running
-from ostnode.node.descriptors import KEPT_BACK, PEERS_MAX, raise_limit, within_descriptors
+from ostnode.node.descriptors import KEPT_BACK, raise_limit, within_descriptors
 from ostnode.node.errors import StartError
 from ostnode.node.seams import Seams
 from tests.support.nodes import one_process
