@@ -52,4 +52,4 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-cose .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-cose .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
