@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ostnode.env import Clock
-from ostnode.errors import DataCorruptError
+from ostnode.errors import DataCorruptError, NotFoundError
 from ostnode.ids import BlobId
 from ostnode.roles.bucket.core.reading import Access, Readable, find_readable, still_readable
 from ostnode.roles.bucket.hashing import plain
@@ -74,5 +74,7 @@ class BlobReader:
         index, within = divmod(offset, readable.blob.chunk_bytes)
         row = view.chunk(readable.blob.number, index)
         if row is None:
+            if view.blob(self.blob_id) != readable.blob:
+                raise NotFoundError
             raise DataCorruptError("a chunk of the blob is missing")
         return plain(await self._store.read(row.extent, within, end - offset))

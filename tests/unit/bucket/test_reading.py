@@ -255,3 +255,27 @@ async def test_a_read_looks_at_a_bounded_number_of_references(
         await kit.sweep()
         assert not await kit.readable(CAROL, GENERAL, DATA)
         assert await kit.readable(CAROL, RANDOM, DATA)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_b21_a_blob_dropped_between_two_chunks_of_a_slice_is_gone_not_damaged(
+    monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, DATA, GENERAL)
+        reader = await kit.reader(BOB, GENERAL, DATA)
+        read = kit.bucket.store.read
+
+        async def read_and_drop(*args: object):
+            monkeypatch.undo()
+            data = await read(*args)
+            assert await kit.remove(ALICE, kit.key_of(DATA, ALICE, GENERAL)) == [""]
+            await kit.sweep()
+            await kit.talk()
+            if again:
+                await kit.upload(ALICE, DATA, GENERAL)
+            return data
+
+        monkeypatch.setattr(kit.bucket.store, "read", read_and_drop)
+        with pytest.raises(NotFoundError):
+            await reader.read(0, len(DATA))
