@@ -29,11 +29,6 @@ class Output:
         else:
             click.echo(lines_of(data) if text is None else text)
 
-    def note(self, text: str) -> None:
-        """Say something by the way, on standard error and only to people."""
-        if not self.as_json:
-            click.echo(text, err=True)
-
 
 def _set_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001
     ctx.ensure_object(Output).as_json |= value
