@@ -23,6 +23,7 @@ from ostnode.config.values import (
     Operators,
     OptionalUrl,
     Origins,
+    PeerAddress,
     Share,
     Size,
     Skew,
@@ -96,7 +97,7 @@ class _RoleConfig(_Table):
     key_file: FilePath
     data_dir: FilePath
     http: Address
-    peer: Address
+    peer: PeerAddress
     admin: Address
     apps: Apps = ()
     operators: Operators = ()
@@ -143,7 +144,7 @@ class BucketConfig(_RoleConfig):
 
     public_url: Annotated[OptionalUrl, Field(validate_default=True)] = ""
     index: IndexPrincipal
-    index_peer: Address
+    index_peer: PeerAddress
     segment_bytes: Annotated[Size, Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)] = 256 * MIB
     batch_bytes_max: Annotated[
         Size, Field(ge=BATCH_BYTES_MIN, le=64 * MIB, validate_default=True)

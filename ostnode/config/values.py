@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
 
+from ostnode.addresses import is_loopback
 from ostnode.errors import InvalidArgumentError
 from ostnode.ids import SIZE_MAX, ClusterId, Principal, PrincipalKind
 
@@ -90,6 +91,18 @@ def parse_address(value: object) -> str:
     if int(port) > _PORT_MAX:
         raise BadValueError(f"port {port} is over {_PORT_MAX}", hint)
     return f"{host}:{int(port)}"
+
+
+def parse_peer_address(value: object) -> str:
+    """An address for peer links, which are in plain text and must stay on loopback."""
+    address = parse_address(value)
+    host = address.rpartition(":")[0].strip("[]")
+    if not is_loopback(host):
+        raise BadValueError(
+            f"{host} is not on loopback",
+            "peer links are in plain text for now: use 127.0.0.1 or [::1]",
+        )
+    return address
 
 
 def parse_base_url(value: object) -> str:
@@ -173,6 +186,7 @@ Count = Annotated[int, Field(ge=1, le=SIZE_MAX)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 Address = Annotated[str, BeforeValidator(parse_address)]
+PeerAddress = Annotated[str, BeforeValidator(parse_peer_address)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
 OptionalUrl = Annotated[str, BeforeValidator(parse_optional_url)]
 Cluster = Annotated[ClusterId, BeforeValidator(parse_cluster_id), PlainSerializer(str)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +11,7 @@ import structlog
 import trio
 from typing_extensions import override
 
+from ostnode.addresses import is_loopback
 from ostnode.errors import InvalidArgumentError
 
 Handler: TypeAlias = Callable[[trio.abc.Stream], Awaitable[None]]
@@ -116,7 +116,7 @@ class TcpNetwork(Network):
 
     def _allowed(self, address: str) -> tuple[str, int]:
         host, port = split_address(address)
-        if not (self._plaintext_anywhere or _is_loopback(host)):
+        if not (self._plaintext_anywhere or is_loopback(host)):
             raise InvalidArgumentError(f"plain TCP is for loopback only, not for {address}")
         return host, port
 
@@ -193,15 +193,6 @@ def split_address(address: str) -> tuple[str, int]:
     if not (host and colon and port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
         raise InvalidArgumentError(f"not an address of the form host:port: {address!r}")
     return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bound_address(listener: trio.SocketListener) -> str:

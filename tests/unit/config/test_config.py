@@ -247,6 +247,8 @@ def _change(config_document: Document, key: str, value: object) -> None:
         ("index.data_dir", 7, "a path is a text", "path of a file"),
         ("index.http", "7100", "not an address", "127.0.0.1:7100"),
         ("index.peer", "127.0.0.1:70000", "over 65535", "127.0.0.1:7100"),
+        ("index.peer", "0.0.0.0:7101", "not on loopback", "127.0.0.1"),
+        ("bucket.index_peer", "10.0.0.1:7101", "not on loopback", "127.0.0.1"),
         ("index.chunk_bytes", "1KiB", "greater than or equal to 4096", "raise it"),
         ("index.bucket_full_at", 1.5, "less than or equal to 1", "lower it"),
         ("bucket.public_url", "example.org", "not an http", "scheme and host"),
