@@ -57,6 +57,14 @@ async def test_the_latest_end_never_goes_back_when_the_clock_does() -> None:
         assert again.expires_at == first.expires_at
 
 
+async def test_a_grant_ends_above_its_buckets_floor_when_the_clock_goes_back() -> None:
+    async with an_index() as index:
+        floor = int(index.clock.now())
+        await index.bucket.sync(e.FloorRaised(floor))
+        index.clock.time -= 10_000
+        assert (await index.allocate(index.alice, blob(1), 600)).expires_at == floor + 3600
+
+
 async def test_an_open_grant_keeps_its_chunk_size_when_the_config_changes(tmp_path) -> None:
     index = IndexCluster(Rules(chunk_bytes=65536), tmp_path, 1)
     async with index.open():

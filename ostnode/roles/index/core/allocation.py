@@ -55,7 +55,6 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
     placement = tables.placements.get(ask.blob_id)
     if placement is not None and placement.moving:
         raise BusyError("the blob is being placed in another bucket")
-    end = ask.now + rules.grant_ttl_s
     grant = _open_grant_of(tables, user, ask)
     if grant is None:
         reserved = 0 if charge else ask.size
@@ -69,7 +68,7 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
             size=ask.size,
             chunk_bytes=rules.chunk_bytes,
             reserved=reserved,
-            latest_end=end,
+            latest_end=_end(bucket, rules, ask.now),
         )
         ledger.open_grant(tables, grant)
     elif charge is None and grant.reserved < grant.size:
@@ -79,10 +78,16 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
         return None
     else:
         bucket = chooser.bucket_for(tables, ask.blob_id)
-        grant = replace(grant, latest_end=max(grant.latest_end, end))
+        end = max(grant.latest_end, _end(bucket, rules, ask.now))
+        grant = replace(grant, latest_end=end)
         tables.grants.put(grant)
     user = tables.users.get(user.uid) or user
     return Granted(user, grant, bucket, already_yours=charge is not None)
+
+
+def _end(bucket: Bucket, rules: Rules, now: int) -> int:
+    """A grant's end. A clock set back must not make grants that end below the bucket's floor."""
+    return max(now, bucket.floor) + rules.grant_ttl_s
 
 
 def can_forward(
