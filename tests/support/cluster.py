@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -183,7 +184,8 @@ class Node(Place):
         self.data_dir = cluster.directory / name
         self.data_dir.mkdir()
         self.key = KeyPair.from_seed(create_key_file(self.data_dir / "key", cluster.rng))
-        self.address = f"{name}:7000"
+        # A name of the memory network; configs take peers on loopback only.
+        self.address = f"127.0.0.1:{next(cluster.ports)}"
         self.uplink = Uplink(cluster.network)
         self.gate = Gate(self.cut)
         self.role: Role
@@ -366,6 +368,7 @@ class Cluster(Town):
         self.clock = ClusterClock()
         self.rng = SeededRng()
         self.network = MemoryNetwork()
+        self.ports = count(7000)
         self.way = Way(self)
         self.index: IndexNode = IndexNode(self, "index")
         self.buckets = [BucketNode(self, f"bucket{n}") for n in range(shape.buckets)]
