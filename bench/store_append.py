@@ -16,14 +16,16 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import trio
 
 from ostnode.env import SystemClock, SystemRng, ThreadWorker
 from ostnode.store.disk import RealDisk
-from ostnode.store.keyspace import Writer
+from ostnode.store.keyspace import Reader, Writer
 from ostnode.store.record import NewRecord, Record
+from ostnode.store.schema import Schema, Worth
 from ostnode.store.store import Store, StoreOptions, open_store
 
 ROUNDS = 8
@@ -35,10 +37,20 @@ SMALL_RECORDS, SMALL_TASKS = 4096, 64
 LONE_RECORDS, UNGROUPED_RECORDS = 200, 300
 
 
-def reduce(record: Record, writer: Writer) -> None:
+class PlainSchema(Schema):
     """One row per chunk, as a bucket keeps."""
-    numbers = record.number.to_bytes(8, "big") + record.chunk_index.to_bytes(4, "big")
-    writer.put(b"C" + numbers, record.extent.pack())
+
+    bulk_kinds = frozenset({CHUNK})
+
+    def reduce(self, record: Record, rows: Writer) -> None:
+        numbers = record.number.to_bytes(8, "big") + record.chunk_index.to_bytes(4, "big")
+        rows.put(b"C" + numbers, record.extent.pack())
+
+    def worth(self, record: Record, rows: Reader) -> Worth:
+        return Worth.LIVE
+
+    def relocate(self, record: Record, segments: Container[int], rows: Writer) -> None:
+        raise NotImplementedError("nothing is compacted here")
 
 
 class Appends:
@@ -112,8 +124,7 @@ async def measure(directory: Path) -> dict[str, float]:
     async with open_store(
         disk,
         options,
-        reduce,
-        bulk_kinds=frozenset({CHUNK}),
+        PlainSchema(),
         owner=bytes(32),
         worker=ThreadWorker(1),
         clock=SystemClock(),

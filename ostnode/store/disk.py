@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +21,11 @@ _IOV_MAX: Final = 1024
 _FILE_MODE: Final = 0o600
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NO_PREALLOCATION: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_KEEP_SIZE: Final = 1
+_PUNCH_HOLE: Final = 2
+"""FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE of linux/falloc.h."""
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class File(Protocol):
@@ -46,6 +52,21 @@ class File(Protocol):
 
     def truncate(self, length: int) -> None:
         """Cut or extend to `length`."""
+        ...
+
+    def punch(self, offset: int, length: int) -> bool:
+        """Give a range's space back; it reads as zeros. False where that cannot be done.
+
+        What a crash leaves of it is the old bytes or zeros, block by block.
+        """
+        ...
+
+    def allocated(self) -> int:
+        """Bytes of the disk that it takes."""
+        ...
+
+    def drop_cache(self, offset: int, length: int) -> None:
+        """Ask that the next read of a synced range come from the disk itself."""
         ...
 
     def sync(self) -> None:
@@ -152,6 +173,23 @@ class RealFile(File):
         os.ftruncate(self._fd, length)
 
     @override
+    def punch(self, offset: int, length: int) -> bool:
+        code = _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+        if code in _NO_PREALLOCATION:
+            return False
+        if code:
+            raise OSError(code, os.strerror(code))
+        return True
+
+    @override
+    def allocated(self) -> int:
+        return os.fstat(self._fd).st_blocks * 512
+
+    @override
+    def drop_cache(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+    @override
     def sync(self) -> None:
         os.fdatasync(self._fd)
 
@@ -217,6 +255,13 @@ class RealDisk(Disk):
     @override
     def key_index(self) -> KeyIndex:
         return LmdbIndex(self._dir / "keyindex", _BOOT_ID.read_text("ascii").strip())
+
+
+def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> int:
+    """fallocate(2), which Python does not have; returns the errno, 0 for success."""
+    if _libc.fallocate(descriptor, mode, offset, length) == 0:
+        return 0
+    return ctypes.get_errno()
 
 
 def _make_directory(path: Path) -> None:

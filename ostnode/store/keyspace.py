@@ -53,11 +53,7 @@ class Writer(Reader, Protocol):
 
 
 Reducer = Callable[[Record, Writer], None]
-"""Applies one record to the key space: deterministic, and the only thing that changes it.
-
-It must accept any sequence of records, also one with records missing: recovery shows it what
-survived damage. Raising refuses the whole staged group; raising in recovery stops the start.
-"""
+"""Applies one record to the key space: `Schema.reduce`."""
 
 
 @dataclass(frozen=True, slots=True)

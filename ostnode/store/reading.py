@@ -11,6 +11,7 @@ from ostnode.env import Worker
 from ostnode.errors import DataCorruptError
 from ostnode.store.disk import Disk, File
 from ostnode.store.format import RECORD_HEADER_BYTES, RecordHeader, payload_digest, segment_key
+from ostnode.store.pins import Pins
 from ostnode.store.record import Extent
 from ostnode.store.segment import read_header, segment_name
 
@@ -45,13 +46,22 @@ class SegmentReader:
         self._disk, self._worker = disk, worker
         self._open_max, self._verify = open_max, verify
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
+        self.pins = Pins()
         self.corrupt_reads = 0
 
     async def read(self, extent: Extent, offset: int, length: int) -> memoryview:
         """`length` bytes of the payload from `offset`, which lie inside it.
 
-        Raises DataCorruptError when the bytes are not those that were written.
+        The extent must be fresh: looked up in the key space with no await since. Raises
+        DataCorruptError when the bytes are not those that were written.
         """
+        pin = self.pins.take(extent.segment)
+        try:
+            return await self._read(extent, offset, length)
+        finally:
+            self.pins.release(extent.segment, pin)
+
+    async def _read(self, extent: Extent, offset: int, length: int) -> memoryview:
         segment = await self._segment(extent.segment)
         with self._reading(segment):
             if not self._verify or extent.offset in segment.verified:

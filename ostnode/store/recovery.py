@@ -24,7 +24,7 @@ from ostnode.store.format import (
     payload_digest,
     segment_key,
 )
-from ostnode.store.keyspace import Changes, Covered, KeyIndex, Overlay, Reducer
+from ostnode.store.keyspace import Changes, Covered, KeyIndex, Overlay
 from ostnode.store.record import (
     KIND_SEAL,
     ROLE_KIND_MAX,
@@ -34,6 +34,7 @@ from ostnode.store.record import (
     Record,
 )
 from ostnode.store.scan import Bad, Found, Window, judge, scan
+from ostnode.store.schema import Schema
 from ostnode.store.segment import (
     parse_footer,
     read,
@@ -71,9 +72,7 @@ class Contents:
     footer_damaged: bool = False
 
 
-def recover(
-    disk: Disk, index: KeyIndex, reducer: Reducer, bulk_kinds: frozenset[int], owner: bytes
-) -> Recovered:
+def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recovered:
     """Repair the log, bring `index` up to it, and say where to go on. Blocking; idempotent.
 
     Raises StoreOwnerError when the directory is not `owner`'s, OSError when the disk refuses.
@@ -84,7 +83,7 @@ def recover(
     if numbers and not _repair_last(disk, numbers[-1], owner):
         numbers.pop()
     try:
-        return Replay(disk, index, reducer, bulk_kinds, owner).run(numbers)
+        return Replay(disk, index, schema, owner).run(numbers)
     except BaseException:
         index.close(clean=False)
         raise
@@ -173,12 +172,10 @@ class Replay:
         self,
         disk: Disk,
         index: KeyIndex,
-        reducer: Reducer,
-        bulk_kinds: frozenset[int],
+        schema: Schema,
         owner: bytes,
     ) -> None:
-        self._disk, self._index, self._reducer = disk, index, reducer
-        self._bulk_kinds, self._owner = bulk_kinds, owner
+        self._disk, self._index, self._schema, self._owner = disk, index, schema, owner
         self._overlay = Overlay(index)
         self._changes: Changes = {}
         self._problems: list[Problem] = []
@@ -259,7 +256,7 @@ class Replay:
                 self._commit(at)
             record = self._load(window, header.number, entry)
             if record is not None and batch > batch_seen:
-                self._overlay.apply([record], self._reducer, self._changes)
+                self._overlay.apply([record], self._schema.reduce, self._changes)
                 at = Covered(header.number, header.uuid, batch)
         if at is not None:
             self._commit(at)
@@ -274,12 +271,18 @@ class Replay:
         head = entry.header
         damaged = bool(head.flags & FLAG_DAMAGED)
         payload = b""
-        if 0 < head.kind <= ROLE_KIND_MAX and head.kind not in self._bulk_kinds and not damaged:
+        if (
+            0 < head.kind <= ROLE_KIND_MAX
+            and head.kind not in self._schema.bulk_kinds
+            and not damaged
+        ):
             payload = bytes(window.get(entry.offset + RECORD_HEADER_BYTES, head.length))
             damaged = payload_digest(payload) != head.digest
         if damaged:
             self._problems.append(_problem(segment, entry))
-        if not 0 < head.kind <= ROLE_KIND_MAX or (damaged and head.kind not in self._bulk_kinds):
+        if not 0 < head.kind <= ROLE_KIND_MAX or (
+            damaged and head.kind not in self._schema.bulk_kinds
+        ):
             return None
         extent = Extent(segment, entry.offset, head.length)
         numbers = (head.seq, head.batch, head.number, head.chunk_index)

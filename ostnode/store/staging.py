@@ -112,6 +112,8 @@ class Staging:
         self.next_seq = position.next_seq
         self._next_batch = position.next_batch
         self._segment = position.segment
+        self._following = position.segment + 1
+        self._unused = position.segment + 2
         self._offset = SEGMENT_HEADER_BYTES
         self._entries = 0
         self._segment_bytes = segment_bytes
@@ -136,7 +138,7 @@ class Staging:
                 raise ValueError(f"a group of {total} bytes fits no segment")
             seal = self._seal()
             batch, seq, number = None, seq + 1, number + 1
-            segment, offset = segment + 1, SEGMENT_HEADER_BYTES
+            segment, offset = self._following, SEGMENT_HEADER_BYTES
         if batch is None:
             batch = Batch(number, segment, offset, offset)
         placed = []
@@ -152,14 +154,14 @@ class Staging:
         """Make a plan true; no other plan may have been accepted in between."""
         if plan.seal is not None:
             self.queue.append(plan.seal)
-            self._entries = 0
+            self._roll()
         batch = plan.batch
         if not batch.records:
             self.queue.append(batch)
             self._next_batch = batch.number + 1
         batch.records += plan.records
         batch.end += plan.nbytes
-        self._segment, self._offset = batch.segment, batch.end
+        self._offset = batch.end
         self._entries += len(plan.records)
         self.next_seq = plan.records[-1].seq + 1
 
@@ -175,8 +177,17 @@ class Staging:
         if self._entries:
             seal = self._seal()
             self.queue.append(seal)
-            self._segment, self._offset, self._entries = self._segment + 1, SEGMENT_HEADER_BYTES, 0
+            self._roll()
             self.next_seq, self._next_batch = seal.next_seq, seal.number + 1
+
+    def take_segment(self) -> int:
+        """A number that no other segment has or will have."""
+        number, self._unused = self._unused, self._unused + 1
+        return number
+
+    def _roll(self) -> None:
+        self._segment, self._following = self._following, self.take_segment()
+        self._offset, self._entries = SEGMENT_HEADER_BYTES, 0
 
     def _fits(self, offset: int, entries: int, nbytes: int, records: int) -> bool:
         entries += records

@@ -18,7 +18,7 @@ from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
 from ostnode.store.disk import Disk
 from ostnode.store.format import DIGEST_BYTES
-from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader, Reducer
+from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader
 from ostnode.store.log import Log
 from ostnode.store.reading import SegmentReader
 from ostnode.store.record import (
@@ -31,6 +31,7 @@ from ostnode.store.record import (
     SpaceInfo,
 )
 from ostnode.store.recovery import Recovered, recover
+from ostnode.store.schema import Schema
 from ostnode.store.staging import Batch, Placed, Staging
 from ostnode.store.writer import GroupCommit
 
@@ -81,8 +82,7 @@ class Parts:
     """What a store is put together from."""
 
     options: StoreOptions
-    reducer: Reducer
-    bulk_kinds: frozenset[int]
+    schema: Schema
     recovered: Recovered
     disk: Disk
     index: KeyIndex
@@ -139,13 +139,13 @@ class Store:
             _check(record)
         plan = self._staging.plan(records)
         new = map(self._record, plan.records)
-        self._parts.overlay.apply(new, self._parts.reducer, plan.batch.changes)
+        self._parts.overlay.apply(new, self._parts.schema.reduce, plan.batch.changes)
         self._commit.accept(plan)
         return Staged(range(plan.records[0].seq, self.next_seq), plan.batch, self._commit)
 
     def _record(self, placed: Placed) -> Record:
         new = placed.new
-        payload = b"" if new.kind in self._parts.bulk_kinds else bytes(new.payload)
+        payload = b"" if new.kind in self._parts.schema.bulk_kinds else bytes(new.payload)
         numbers = (placed.seq, placed.batch, new.number, new.chunk_index)
         return Record(new.kind, *numbers, new.blob, payload, placed.digest, placed.extent)
 
@@ -162,7 +162,9 @@ class Store:
     async def read(self, extent: Extent, offset: int = 0, length: int | None = None) -> Buffer:
         """At most `length` bytes (default: the rest) of a payload from `offset`, fewer at its end.
 
-        Raises DataCorruptError when the bytes are not what was written.
+        The extent must be fresh: looked up with no await since. Its bytes then stay where they are
+        until this returns, whatever is deleted or compacted meanwhile. Raises DataCorruptError
+        when the bytes are not what was written.
         """
         offset = min(offset, extent.length)
         rest = extent.length - offset
@@ -194,9 +196,8 @@ class Store:
 async def open_store(
     disk: Disk,
     options: StoreOptions,
-    reducer: Reducer,
+    schema: Schema,
     *,
-    bulk_kinds: frozenset[int],
     owner: bytes,
     worker: Worker,
     clock: Clock,
@@ -216,7 +217,7 @@ async def open_store(
     await worker.run(disk.lock)
     try:
         index = disk.key_index() if index is None else index
-        recovered = await worker.run(recover, disk, index, reducer, bulk_kinds, owner)
+        recovered = await worker.run(recover, disk, index, schema, owner)
         log = Log(disk, index, options.segment_bytes, owner, clock, rng)
         overlay = Overlay(index)
         staging = Staging(recovered.position, options.segment_bytes, options.batch_bytes_max)
@@ -231,9 +232,7 @@ async def open_store(
         reading = SegmentReader(
             disk, read_worker or worker, options.segments_open_max, verify=options.verify_reads
         )
-        parts = Parts(
-            options, reducer, bulk_kinds, recovered, disk, index, overlay, staging, commit, reading
-        )
+        parts = Parts(options, schema, recovered, disk, index, overlay, staging, commit, reading)
         try:
             async with _writing(commit):
                 yield Store(parts)

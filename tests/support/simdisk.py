@@ -66,6 +66,7 @@ class Inode:
     durable: bytearray = field(default_factory=bytearray)
     """What surely survives."""
     pending: list[Write | Truncate] = field(default_factory=list)
+    punched: int = 0
 
     def do(self, change: Write | Truncate) -> None:
         change.apply(self.seen)
@@ -265,6 +266,26 @@ class SimFile(File):
         self._inode.do(Truncate(length))
         if crash:
             raise SimCrash
+
+    @override
+    def punch(self, offset: int, length: int) -> bool:
+        crash = self._change(f"punch {offset}+{length}")
+        data = bytes(length)
+        if crash:
+            data = data[: self._disk.rng.randint(0, length)]
+        self._inode.do(Write(offset, data))
+        self._inode.punched += len(data)
+        if crash:
+            raise SimCrash
+        return True
+
+    @override
+    def allocated(self) -> int:
+        return len(self._inode.seen) - self._inode.punched
+
+    @override
+    def drop_cache(self, offset: int, length: int) -> None:
+        pass
 
     @override
     def sync(self) -> None:

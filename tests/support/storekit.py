@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from random import Random
@@ -10,6 +11,7 @@ from ostnode.env import InlineWorker, SystemClock, Worker
 from ostnode.store.disk import Disk
 from ostnode.store.keyspace import KeyIndex, Reader, Writer
 from ostnode.store.record import Extent, NewRecord, Record
+from ostnode.store.schema import Schema, Worth
 from ostnode.store.store import Store, StoreOptions, open_store
 
 CHUNK = 1
@@ -58,6 +60,25 @@ def reduce(record: Record, writer: Writer) -> None:
         raise ValueError(f"unknown kind {record.kind}")
 
 
+class KitSchema(Schema):
+    """The test role's schema."""
+
+    bulk_kinds = BULK_KINDS
+
+    def reduce(self, record: Record, rows: Writer) -> None:
+        reduce(record, rows)
+
+    def worth(self, record: Record, rows: Reader) -> Worth:
+        return Worth.LIVE
+
+    def relocate(self, record: Record, segments: Container[int], rows: Writer) -> None:
+        numbers = record.number.to_bytes(8, "big") + record.chunk_index.to_bytes(4, "big")
+        key = b"C" + record.blob + numbers
+        row = rows.get(key)
+        if row is not None and Extent.unpack(row).segment in segments:
+            rows.put(key, record.extent.pack())
+
+
 def opened(
     disk: Disk,
     options: StoreOptions = SMALL,
@@ -72,8 +93,7 @@ def opened(
     return open_store(
         disk,
         replace(options, **changes),  # type: ignore[arg-type]
-        reduce,
-        bulk_kinds=BULK_KINDS,
+        KitSchema(),
         owner=owner,
         worker=worker or InlineWorker(),
         clock=SystemClock(),

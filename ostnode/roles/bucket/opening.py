@@ -15,8 +15,8 @@ from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.desk import Desk
 from ostnode.roles.bucket.options import BucketOptions
-from ostnode.roles.bucket.records import BULK_KINDS, Init
-from ostnode.roles.bucket.reducer import reduce_record
+from ostnode.roles.bucket.records import Init
+from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.bucket.statements import Statements
 from ostnode.roles.bucket.tasks import IndexSync, Sweeper
@@ -63,8 +63,7 @@ async def open_bucket(
     async with open_store(
         disk,
         options.store,
-        reduce_record,
-        bulk_kinds=BULK_KINDS,
+        BucketSchema(),
         owner=options.principal,
         worker=worker,
         clock=clock,

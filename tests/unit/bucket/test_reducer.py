@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ostnode.ids import BlobId, GrantId, Uid
-from ostnode.roles.bucket import opening
 from ostnode.roles.bucket import records as r
+from ostnode.roles.bucket import schema
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.reducer import reduce_record
 from ostnode.roles.bucket.views import View
@@ -46,7 +46,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
         log.append(record)
         reduce_record(record, rows)
 
-    monkeypatch.setattr(opening, "reduce_record", noting)
+    monkeypatch.setattr(schema, "reduce_record", noting)
     trio.run(live)
     assert {record.kind for record in log} == set(map(int, r.Kind)) - {r.Kind.GRANT_RENEWED}
     return log
