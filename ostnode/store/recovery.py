@@ -271,18 +271,13 @@ class Replay:
         head = entry.header
         damaged = bool(head.flags & FLAG_DAMAGED)
         payload = b""
-        if (
-            0 < head.kind <= ROLE_KIND_MAX
-            and head.kind not in self._schema.bulk_kinds
-            and not damaged
-        ):
+        is_roles, is_bulk = 0 < head.kind <= ROLE_KIND_MAX, head.kind in self._schema.bulk_kinds
+        if is_roles and not is_bulk and not damaged:
             payload = bytes(window.get(entry.offset + RECORD_HEADER_BYTES, head.length))
             damaged = payload_digest(payload) != head.digest
         if damaged:
             self._problems.append(_problem(segment, entry))
-        if not 0 < head.kind <= ROLE_KIND_MAX or (
-            damaged and head.kind not in self._schema.bulk_kinds
-        ):
+        if not is_roles or (damaged and not is_bulk):
             return None
         extent = Extent(segment, entry.offset, head.length)
         numbers = (head.seq, head.batch, head.number, head.chunk_index)

@@ -27,7 +27,7 @@ class BucketSchema(Schema):
         reduce_record(record, rows)
 
     @override
-    def worth(self, record: Record, rows: Reader) -> Worth:
+    def worth(self, record: Record, rows: Reader) -> Worth:  # noqa: ARG002
         return Worth.LIVE
 
     @override
