@@ -27,7 +27,7 @@ class BucketSchema(Schema):
         reduce_record(record, rows)
 
     @override
-    def worth(self, record: Record, rows: Reader) -> Worth:  # noqa: ARG002
+    def worth(self, record: Record, rows: Reader) -> Worth:
         return Worth.LIVE
 
     @override
