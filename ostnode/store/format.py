@@ -43,7 +43,7 @@ _TRAILER_MAGIC: Final = b"OstEnd\x00\x01"
 _SECOND_COPY_AT: Final = 2048
 _KEY_CONTEXT: Final = "ostnode 2025 segment store: header and trailer checksums"
 
-# magic, version, reserved, number, uuid, owner, created, first sequence, first batch, checksum
+# magic, version, generation, number, uuid, owner, created, first sequence, first batch, checksum
 _SEGMENT: Final = struct.Struct("<8sIIQ16s32sQQQ16s")
 # magic, kind, flags, version, payload length, chunk index, seq, batch, number, blob, digest, check
 _RECORD: Final = struct.Struct("<4sBBHIIQQQ32s16s8s")
@@ -88,7 +88,11 @@ def _check(key: bytes, data: bytes, offset: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """Who a segment belongs to and where it stands in the log. `created` is in microseconds."""
+    """Who a segment belongs to and where it stands in the log. `created` is in microseconds.
+
+    `generation` is 0 when the log wrote it; a compaction's output has one more than the highest
+    of the segments it was made from.
+    """
 
     number: int
     uuid: bytes
@@ -97,11 +101,13 @@ class SegmentHeader:
     first_seq: int
     first_batch: int
     version: int = FORMAT_VERSION
+    generation: int = 0
 
     def pack(self) -> bytes:
         """The whole 4 KiB."""
         fields = (self.uuid, self.owner, self.created, self.first_seq, self.first_batch)
-        body = _SEGMENT.pack(_SEGMENT_MAGIC, self.version, 0, self.number, *fields, b"")
+        kind = (self.version, self.generation)
+        body = _SEGMENT.pack(_SEGMENT_MAGIC, *kind, self.number, *fields, b"")
         body = body[:-DIGEST_BYTES] + payload_digest(body[:-DIGEST_BYTES])
         copy = body.ljust(_SECOND_COPY_AT, b"\0")
         return copy + copy
@@ -113,9 +119,9 @@ class SegmentHeader:
             copy = data[at : at + _SEGMENT.size]
             if len(copy) < _SEGMENT.size or payload_digest(copy[:-16]) != copy[-16:]:
                 continue
-            magic, version, _, number, uuid, owner, created, seq, batch, _ = _SEGMENT.unpack(copy)
+            magic, *kind, number, uuid, owner, created, seq, batch, _ = _SEGMENT.unpack(copy)
             if magic == _SEGMENT_MAGIC:
-                return cls(number, uuid, owner, created, seq, batch, version)
+                return cls(number, uuid, owner, created, seq, batch, *kind)
         return None
 
 

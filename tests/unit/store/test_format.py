@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ostnode.store.format import (
@@ -57,6 +59,14 @@ def test_a_segment_header_survives_one_bad_copy() -> None:
     assert SegmentHeader.parse(packed[:2048] + bytes(2048)) == SEGMENT
     assert SegmentHeader.parse(b"x" + packed[1:2050] + b"x" + packed[2051:]) is None
     assert SegmentHeader.parse(b"") is None
+
+
+def test_a_segment_header_says_how_often_it_was_rewritten() -> None:
+    packed = replace(SEGMENT, generation=3).pack()
+    assert packed[8:16].hex() == "0100000003000000"
+    parsed = SegmentHeader.parse(packed)
+    assert parsed is not None
+    assert parsed.generation == 3
 
 
 def test_a_file_of_another_kind_is_no_segment(monkeypatch: pytest.MonkeyPatch) -> None:
