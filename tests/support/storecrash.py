@@ -8,6 +8,7 @@ and none without those before it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -21,8 +22,10 @@ from ostnode.store.store import Store, StoreOptions
 from tests.support.simdisk import Faults, SimCrash, SimDisk
 from tests.support.storekit import chunk, count, dump, opened, set_, unset
 
-TINY = StoreOptions(segment_bytes=24 << 10, batch_bytes_max=6 << 10, queue_bytes_max=16 << 10)
+TINY = StoreOptions(segment_bytes=16 << 10, batch_bytes_max=6 << 10, queue_bytes_max=16 << 10)
 WORKERS = 3
+Life = Callable[[SimDisk, "History", Random, int], bool]
+"""Opens a disk, checks what it finds, and works for so many groups; True when it was cut short."""
 
 
 class BrokenPromiseError(AssertionError):
@@ -116,13 +119,13 @@ def crash_run(seed: int, *, lazy_sync: bool = False, lazy_names: bool = False) -
             lazy_sync=lazy_sync,
             lazy_names=lazy_names,
         )
-        crashes += _live(disk, history, rng, groups=rng.randint(1, 12))
+        crashes += live(disk, history, rng, groups=rng.randint(1, 12))
         disk = _after(disk, rng)
     disk.faults = Faults()
-    _live(disk, history, rng, groups=0)
+    live(disk, history, rng, groups=0)
     rebuilt = _after(disk, rng)
     rebuilt.index.reset()
-    _live(rebuilt, history, rng, groups=0)
+    live(rebuilt, history, rng, groups=0)
     return crashes
 
 
@@ -131,14 +134,21 @@ def _after(disk: SimDisk, rng: Random) -> SimDisk:
     return disk.power_lost(seed) if rng.random() < 0.7 else disk.killed(seed)
 
 
-def _live(disk: SimDisk, history: History, rng: Random, groups: int) -> bool:
-    """Open, check, work, until the end or the crash; True after a crash."""
+def live(disk: SimDisk, history: History, rng: Random, groups: int) -> bool:
+    """Open, check, work, until the end, the crash or a failed sync; True unless it was the end."""
 
     async def life() -> None:
         async with opened(disk, TINY, seed=rng.getrandbits(32)) as store:
             history.cut(await check(store, history))
             await work(store, history, rng, groups)
 
+    return run_until_crash(life, (StoreFailedError,))
+
+
+def run_until_crash(
+    life: Callable[[], Awaitable[None]], failures: tuple[type[Exception], ...]
+) -> bool:
+    """True when a crash or nothing but the `failures` of one ended it, else what it raised."""
     try:
         trio.run(life, clock=trio.testing.MockClock(autojump_threshold=0))
     except SimCrash:
@@ -147,8 +157,8 @@ def _live(disk: SimDisk, history: History, rng: Random, groups: int) -> bool:
         violations = errors.subgroup(BrokenPromiseError)
         if violations is not None:
             raise BrokenPromiseError(repr(violations.exceptions)) from errors
-        crash, rest = errors.split(SimCrash)
-        if crash is None or (rest is not None and rest.split(StoreFailedError)[1] is not None):
+        _, rest = errors.split((SimCrash, *failures))
+        if rest is not None:
             raise
         return True
     return False
