@@ -7,36 +7,137 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import trio
+from blake3 import blake3
+
 from ostnode.env import Worker
 from ostnode.errors import DataCorruptError
 from ostnode.store.disk import Disk, File
-from ostnode.store.format import RECORD_HEADER_BYTES, RecordHeader, payload_digest, segment_key
+from ostnode.store.format import DIGEST_BYTES, RECORD_HEADER_BYTES, RecordHeader, segment_key
 from ostnode.store.pins import Pins
 from ostnode.store.record import Extent
 from ostnode.store.segment import read_header, segment_name
 
+_INLINE_READ_MAX: Final = 1 << 20
+"""Copying this much out of the page cache takes 0.1 ms, no longer than a hop to a thread."""
 _INLINE_HASH_MAX: Final = 256 << 10
-"""Hashing more than this inline would hold the event loop longer than a thread hop takes."""
+"""Reading and hashing more than this inline would hold the event loop longer than a hop takes."""
+_PIECE_BYTES: Final = 256 << 10
+"""What is hashed but not asked for passes through a buffer of this size."""
+_VERIFIED_MAX: Final = 4096
+"""Payloads remembered per open segment, some 300 KiB: all chunks of 64 KiB and more that a segment
+of the usual size holds. Verifying a small one again costs little."""
 
 
 class _Segment:
-    """An open segment: who is reading it, and which extents have been verified since."""
+    """An open segment: who is reading it, and which payloads have been verified since."""
 
     def __init__(self, number: int, file: File) -> None:
         header = read_header(file)
         if header is None or header.number != number:
             raise DataCorruptError("a segment's header is damaged", segment=number)
-        self.file = file
         self.key = segment_key(header.uuid)
-        self.verified: set[int] = set()  # bounded by SEGMENT_RECORDS_MAX
         self.readers = 0
-        self.retired = False
+        self._file = file
+        self._verified: set[int] = set()
+        self._retired = False
+
+    def is_verified(self, extent: Extent) -> bool:
+        """Whether the payload has matched its digest since the segment was opened."""
+        return extent.offset in self._verified
+
+    def remember(self, extent: Extent) -> None:
+        """The payload has matched its digest."""
+        if len(self._verified) >= _VERIFIED_MAX:
+            self._verified.clear()
+        self._verified.add(extent.offset)
 
     def close_when_idle(self) -> None:
         """Close the file once nobody reads it any more."""
-        self.retired = True
-        if not self.readers:
-            self.file.close()
+        self._retired = True
+        self.ended()
+
+    def ended(self) -> None:
+        """A reader has left."""
+        if self._retired and not self.readers:
+            self._file.close()
+
+    def header(self, extent: Extent) -> RecordHeader:
+        """The header of the record at `extent`; raises DataCorruptError. May block."""
+        data = memoryview(bytearray(RECORD_HEADER_BYTES))
+        self._fill(extent, -RECORD_HEADER_BYTES, data, wait=True)
+        return self._parse(extent, data)
+
+    def cached(self, extent: Extent, offset: int, length: int) -> memoryview | None:
+        """A slice of the payload from the page cache; None when not all of it is there."""
+        view = memoryview(bytearray(length))
+        return view if self._fill(extent, offset, view, wait=False) else None
+
+    def waited(self, extent: Extent, offset: int, length: int) -> memoryview:
+        """The same from wherever it is."""
+        view = memoryview(bytearray(length))
+        self._fill(extent, offset, view, wait=True)
+        return view
+
+    def verified_cached(self, extent: Extent, offset: int, length: int) -> memoryview | None:
+        """A slice of a payload that matches its digest, from the page cache or None."""
+        return self._verified_slice(extent, offset, length, wait=False)
+
+    def verified_waited(self, extent: Extent, offset: int, length: int) -> memoryview:
+        """The same from wherever it is."""
+        view = self._verified_slice(extent, offset, length, wait=True)
+        assert view is not None
+        return view
+
+    def _verified_slice(
+        self, extent: Extent, offset: int, length: int, *, wait: bool
+    ) -> memoryview | None:
+        """Holds no more of the payload than the slice and one piece of the rest."""
+        view = memoryview(bytearray(RECORD_HEADER_BYTES + length))
+        head, wanted = view[:RECORD_HEADER_BYTES], view[RECORD_HEADER_BYTES:]
+        end = offset + length
+        hasher = blake3()
+        if offset == 0:
+            there = self._fill(extent, -RECORD_HEADER_BYTES, view, wait=wait)
+        else:
+            there = (
+                self._fill(extent, -RECORD_HEADER_BYTES, head, wait=wait)
+                and self._hash(hasher, extent, (0, offset), wait=wait)
+                and self._fill(extent, offset, wanted, wait=wait)
+            )
+        hasher.update(wanted)
+        if not (there and self._hash(hasher, extent, (end, extent.length), wait=wait)):
+            return None
+        if hasher.digest(length=DIGEST_BYTES) != self._parse(extent, head).digest:
+            raise corrupt(extent)
+        return wanted
+
+    def _hash(self, hasher: blake3, extent: Extent, span: tuple[int, int], *, wait: bool) -> bool:
+        """Hash a span of the payload; False when the page cache lacks some of it."""
+        at, end = span
+        piece = memoryview(bytearray(min(_PIECE_BYTES, end - at)))
+        while at < end:
+            view = piece[: end - at]
+            if not self._fill(extent, at, view, wait=wait):
+                return False
+            hasher.update(view)
+            at += len(view)
+        return True
+
+    def _fill(self, extent: Extent, offset: int, view: memoryview, *, wait: bool) -> bool:
+        """Fill `view` from `offset` in the payload; False when the page cache lacks some of it."""
+        at = extent.offset + RECORD_HEADER_BYTES + offset
+        if self._file.read_into(at, view, wait=wait) == len(view):
+            return True
+        if wait:
+            raise corrupt(extent)
+        return False
+
+    def _parse(self, extent: Extent, data: memoryview) -> RecordHeader:
+        header = RecordHeader.parse(bytes(data), self.key, extent.offset)
+        if header is None or header.length != extent.length:
+            raise corrupt(extent)
+        return header
 
 
 class SegmentReader:
@@ -52,56 +153,55 @@ class SegmentReader:
     async def read(self, extent: Extent, offset: int, length: int) -> memoryview:
         """`length` bytes of the payload from `offset`, which lie inside it.
 
-        The extent must be fresh: looked up in the key space with no await since. Raises
-        DataCorruptError when the bytes are not those that were written.
+        The extent must be fresh: looked up in the key space with no await since. The caller owns
+        what it gets, and nothing larger is kept alive by it. Raises DataCorruptError when the
+        bytes are not those that were written.
         """
         pin = self.pins.take(extent.segment)
         try:
             return await self._read(extent, offset, length)
+        except DataCorruptError:
+            self.corrupt_reads += 1
+            raise
         finally:
             self.pins.release(extent.segment, pin)
 
     async def _read(self, extent: Extent, offset: int, length: int) -> memoryview:
-        segment = await self._segment(extent.segment)
-        with self._reading(segment):
-            if not self._verify or extent.offset in segment.verified:
-                start = extent.offset + RECORD_HEADER_BYTES + offset
-                return await self._fill(segment, start, length)
-            data = await self._fill(segment, extent.offset, RECORD_HEADER_BYTES + extent.length)
-            payload = data[RECORD_HEADER_BYTES:]
-            header = RecordHeader.parse(
-                bytes(data[:RECORD_HEADER_BYTES]), segment.key, extent.offset
-            )
-            if header is None or header.length != extent.length:
-                raise self._corrupt(extent)
-            if await self._digest(payload) != header.digest:
-                raise self._corrupt(extent)
-            segment.verified.add(extent.offset)
-            return payload[offset : offset + length]
+        segment = self._segments.get(extent.segment)
+        if segment is None:
+            opened = await self._worker.run(self._open, extent.segment)
+            segment = self._keep(extent.segment, opened)
+        self._segments.move_to_end(extent.segment)
+        trusted = not self._verify or segment.is_verified(extent)
+        data = None
+        if trusted and length <= _INLINE_READ_MAX:
+            data = segment.cached(extent, offset, length)
+        elif not trusted and extent.length <= _INLINE_HASH_MAX:
+            data = segment.verified_cached(extent, offset, length)
+        if data is None:
+            with self._reading(segment):
+                load = segment.waited if trusted else segment.verified_waited
+                data = await self._worker.run(load, extent, offset, length)
+        if not trusted:
+            segment.remember(extent)
+        await trio.lowlevel.checkpoint()
+        return data
 
     def digest(self, extent: Extent) -> bytes:
         """The payload digest in the record's header: one small read, inline."""
         segment = self._segments.get(extent.segment) or self._keep(
             extent.segment, self._open(extent.segment)
         )
-        data = bytearray(RECORD_HEADER_BYTES)
-        segment.file.read_into(extent.offset, memoryview(data))
-        header = RecordHeader.parse(bytes(data), segment.key, extent.offset)
-        if header is None or header.length != extent.length:
-            raise self._corrupt(extent)
-        return header.digest
+        try:
+            return segment.header(extent).digest
+        except DataCorruptError:
+            self.corrupt_reads += 1
+            raise
 
     def close(self) -> None:
         """Close every file as soon as its readers are done."""
         while self._segments:
             self._segments.popitem()[1].close_when_idle()
-
-    async def _segment(self, number: int) -> _Segment:
-        segment = self._segments.get(number)
-        if segment is None:
-            segment = self._keep(number, await self._worker.run(self._open, number))
-        self._segments.move_to_end(number)
-        return segment
 
     def _open(self, number: int) -> _Segment:
         try:
@@ -130,26 +230,11 @@ class SegmentReader:
             yield
         finally:
             segment.readers -= 1
-            if segment.retired:
-                segment.close_when_idle()
+            segment.ended()
 
-    async def _fill(self, segment: _Segment, offset: int, length: int) -> memoryview:
-        """Bytes from the page cache at once, the rest from the disk in a thread."""
-        view = memoryview(bytearray(length))
-        done = segment.file.read_into(offset, view, wait=False)
-        if done < length:
-            done += await self._worker.run(segment.file.read_into, offset + done, view[done:])
-        if done < length:
-            raise self._corrupt(Extent(0, offset, length))
-        return view
 
-    async def _digest(self, payload: memoryview) -> bytes:
-        if len(payload) <= _INLINE_HASH_MAX:
-            return payload_digest(payload)
-        return await self._worker.run(payload_digest, payload)
-
-    def _corrupt(self, extent: Extent) -> DataCorruptError:
-        self.corrupt_reads += 1
-        return DataCorruptError(
-            "stored bytes failed their digest", segment=extent.segment, offset=extent.offset
-        )
+def corrupt(extent: Extent) -> DataCorruptError:
+    """What a reader hears when a payload is not what was written."""
+    return DataCorruptError(
+        "stored bytes failed their digest", segment=extent.segment, offset=extent.offset
+    )

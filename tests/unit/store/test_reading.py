@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import trio
 
@@ -9,6 +11,7 @@ from ostnode.env import InlineWorker
 from ostnode.errors import DataCorruptError
 from ostnode.store.record import Extent
 from ostnode.store.segment import segment_name
+from ostnode.store.store import Store
 from tests.support.simdisk import SimDisk, SimFile
 from tests.support.storekit import chunk, extents, opened
 
@@ -42,8 +45,74 @@ async def test_a_verified_extent_is_not_hashed_again(monkeypatch: pytest.MonkeyP
         await store.commit([chunk(b"x" * 1000)])
         (extent,) = extents(store.state)
         assert bytes(await store.read(extent, 5, 3)) == b"xxx"
-        monkeypatch.setattr("ostnode.store.reading.payload_digest", None)
+        monkeypatch.setattr("ostnode.store.reading.blake3", None)
         assert bytes(await store.read(extent, 7, 4)) == b"xxxx"
+
+
+@pytest.mark.parametrize("length", [1, 1000, 256 << 10, (256 << 10) + 1, 700_000])
+async def test_any_slice_of_a_payload_is_verified_and_right(length: int) -> None:
+    """The bytes before and behind the slice are hashed in pieces, also by a cold read."""
+    data = Random(length).randbytes(length)
+    places = sorted({0, 1, length // 3, length // 2, length - 1, length})
+    async with opened(SimDisk(), segment_bytes=1 << 20, batch_bytes_max=1 << 20) as store:
+        await store.commit([chunk(data)])
+        (extent,) = extents(store.state)
+        for start in places:
+            for end in (place for place in places if place >= start):
+                forget(store)
+                got = memoryview(await store.read(extent, start, end - start))
+                assert got == data[start:end]
+        assert store.corrupt_reads == 0
+
+
+@pytest.mark.parametrize("at", [0, 499_999, 500_000, 599_999, 600_000, 699_999])
+async def test_b41_rot_anywhere_in_a_payload_refuses_every_slice(at: int) -> None:
+    disk = SimDisk()
+    async with opened(disk, segment_bytes=1 << 20, batch_bytes_max=1 << 20) as store:
+        await store.commit([chunk(bytes(700_000))])
+        (extent,) = extents(store.state)
+        disk.files[FIRST].seen[extent.offset + 96 + at] ^= 1
+        with pytest.raises(DataCorruptError, match="digest"):
+            await store.read(extent, 500_000, 100_000)
+        assert store.corrupt_reads == 1
+
+
+async def test_a_slice_keeps_no_more_than_itself_in_memory() -> None:
+    """A thousand slow readers of small slices would otherwise hold a thousand chunks."""
+    async with opened(SimDisk(), segment_bytes=1 << 20, batch_bytes_max=1 << 20) as store:
+        await store.commit([chunk(bytes(700_000))])
+        (extent,) = extents(store.state)
+        for _ in ("verifying", "verified"):
+            got = memoryview(await store.read(extent, 1000, 2000))
+            assert len(got.obj) <= 2000 + 96
+
+
+async def test_how_many_verified_payloads_are_remembered_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ostnode.store.reading._VERIFIED_MAX", 3)
+    async with opened(SimDisk()) as store:
+        await store.commit([chunk(bytes(100), i) for i in range(8)])
+        for extent in extents(store.state):
+            await store.read(extent)
+            (segment,) = store._parts.reading._segments.values()
+            assert segment.is_verified(extent)
+            assert len(segment._verified) <= 3
+
+
+async def test_cached_reads_let_others_run() -> None:
+    async with opened(SimDisk()) as store:
+        await store.commit([chunk(b"data")])
+        (extent,) = extents(store.state)
+        for _ in range(2):
+            with trio.testing.assert_checkpoints():
+                await store.read(extent)
+
+
+def forget(store: Store) -> None:
+    """What has been verified is verified again."""
+    for segment in store._parts.reading._segments.values():
+        segment._verified.clear()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +174,7 @@ class SlowReads(InlineWorker):
 
     async def run(self, function, *args):
         self.calls.append(function.__name__)
-        if function.__name__ in {"read_into", "_open"}:
+        if function.__name__ in {"verified_waited", "_open"}:
             await self.gate.wait()
         return await super().run(function, *args)
 
@@ -137,9 +206,59 @@ async def test_a_cold_read_waits_in_a_thread(monkeypatch: pytest.MonkeyPatch) ->
             assert got == {}
             worker.gate.set()
         assert got == {0: bytes(5000), 39: bytes([39]) * 5000}
-        assert worker.calls.count("read_into") == 3
+        assert worker.calls.count("verified_waited") == 3
         assert disk.open_files == 1
     assert disk.open_files == 0
+
+
+async def test_a_read_that_waits_keeps_its_segment_pinned_from_the_start() -> None:
+    disk, worker = SimDisk(), SlowReads()
+    async with opened(disk, worker=worker) as store:
+        await store.commit([chunk(b"data")])
+        (extent,) = extents(store.state)
+        drained = False
+
+        async def drain() -> None:
+            nonlocal drained
+            await store._parts.reading.pins.drained(extent.segment)
+            drained = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.read, extent)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(drain)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not drained
+            worker.gate.set()
+        assert drained
+
+
+async def test_a_cancelled_read_gives_its_pin_back() -> None:
+    disk, worker = SimDisk(), SlowReads()
+    async with opened(disk, worker=worker) as store:
+        await store.commit([chunk(b"data")])
+        (extent,) = extents(store.state)
+        with trio.move_on_after(0) as scope:
+            await store.read(extent)
+        assert scope.cancelled_caught
+        with trio.fail_after(1):
+            await store._parts.reading.pins.drained(extent.segment)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_long_reads_go_to_a_thread(*, verify: bool) -> None:
+    disk, worker = SimDisk(), SlowReads()
+    worker.gate.set()
+    size = (1 << 20) + 1
+    big = 4 << 20
+    async with opened(
+        disk, worker=worker, segment_bytes=big, batch_bytes_max=big, verify_reads=verify
+    ) as store:
+        await store.commit([chunk(bytes(size))])
+        for _ in range(2):
+            assert bytes(await store.read(extents(store.state)[0])) == bytes(size)
+        assert worker.calls.count("verified_waited") == int(verify)
+        assert worker.calls.count("waited") == 2 - int(verify)
 
 
 async def test_two_readers_open_a_segment_once() -> None:
@@ -157,11 +276,14 @@ async def test_two_readers_open_a_segment_once() -> None:
     assert disk.open_files == 0
 
 
-async def test_large_payloads_are_hashed_in_a_thread() -> None:
+async def test_large_payloads_are_verified_in_a_thread() -> None:
     disk, worker = SimDisk(), SlowReads()
     worker.gate.set()
     size = 300 << 10
     async with opened(disk, worker=worker, segment_bytes=1 << 20, batch_bytes_max=1 << 20) as store:
         await store.commit([chunk(bytes(size))])
         assert bytes(await store.read(extents(store.state)[0])) == bytes(size)
-        assert worker.calls.count("payload_digest") == 1
+        assert worker.calls.count("verified_waited") == 1
+        assert bytes(await store.read(extents(store.state)[0])) == bytes(size)
+        assert worker.calls.count("verified_waited") == 1
+        assert worker.calls.count("waited") == 0
