@@ -1,23 +1,30 @@
 """The ordered key space: what is durable (a key index) and what is staged on top of it.
 
-Keys are 1 to 480 bytes and sort bytewise; the first byte is the caller's table id. Scans are
-stepwise: each step finds the next key after the last one in the key space as it is at that step,
-so a scan may be interleaved with puts, deletes and commits and never holds a snapshot open.
+Keys are 1 to 480 bytes and sort bytewise; the first byte is the caller's table id, 0 is the
+store's own. Scans are stepwise: each step finds the next key after the last one in the key space as
+it is at that step, so a scan may be interleaved with puts, deletes and commits and never holds a
+snapshot open.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from typing_extensions import override
 
-from ostnode.store.record import Record
+from ostnode.store.format import record_bytes
+from ostnode.store.record import Extent, Record
 from ostnode.store.sortedmap import SortedMap, new_sorted_map
 
 KEY_BYTES_MAX: Final = 480
 """LMDB refuses keys over 511 bytes."""
+RESERVED: Final = b"\0"
+"""Keys that begin so are the store's own: no role reads or writes them."""
+_DEAD: Final = RESERVED + b"d"
+_NUMBER: Final = struct.Struct(">Q")
 _FIRST_PAGE: Final = 16
 _PAGE_MAX: Final = 256
 
@@ -49,6 +56,13 @@ class Writer(Reader, Protocol):
 
     def delete(self, key: bytes) -> None:
         """Remove `key`; an absent key is fine."""
+        ...
+
+    def forget(self, extent: Extent) -> None:
+        """The record at `extent` is dead from here on: its bytes count as free for the taking.
+
+        Feeds the estimate that says where compaction is worth a look, and decides nothing else.
+        """
         ...
 
 
@@ -98,6 +112,21 @@ class KeyIndex(Protocol):
     def close(self, *, clean: bool) -> None:
         """Close it; `clean` says that it equals the log and may be trusted after a reboot."""
         ...
+
+
+def dead_key(segment: int) -> bytes:
+    """The key of a segment's estimate of dead bytes."""
+    return _DEAD + _NUMBER.pack(segment)
+
+
+def pack_dead(nbytes: int) -> bytes:
+    """The value of that row."""
+    return _NUMBER.pack(nbytes)
+
+
+def parse_dead(value: bytes | None) -> int:
+    """Dead bytes heard of; 0 when there is no row."""
+    return 0 if value is None else int(_NUMBER.unpack(value)[0])
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
@@ -156,6 +185,12 @@ class Overlay(Writer):
     def delete(self, key: bytes) -> None:
         self._set(key, None)
 
+    @override
+    def forget(self, extent: Extent) -> None:
+        key = dead_key(extent.segment)
+        dead = parse_dead(self.get(key)) + record_bytes(extent.length)
+        self._set(key, pack_dead(dead))
+
     def _set(self, key: bytes, value: bytes | None) -> None:
         if self._changes is None:
             raise RuntimeError("the key space is changed by reducers only")
@@ -166,10 +201,18 @@ class Overlay(Writer):
 
     def apply(self, records: Iterable[Record], reducer: Reducer, changes: Changes) -> None:
         """Let `reducer` apply records and gather what it changes; if it raises, take all back."""
+
+        def reduce_all(rows: Writer) -> None:
+            for record in records:
+                reducer(record, rows)
+
+        self.change(reduce_all, changes)
+
+    def change(self, act: Callable[[Writer], None], changes: Changes) -> None:
+        """Let `act` change the key space, as `apply` does."""
         self._changes = changes
         try:
-            for record in records:
-                reducer(record, self)
+            act(self)
         except BaseException:
             self._take_back(changes)
             raise

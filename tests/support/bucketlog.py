@@ -50,6 +50,9 @@ class Rows(Writer):
         if self.values.pop(key, None) is not None:
             del self._keys[bisect_left(self._keys, key)]
 
+    def forget(self, extent: Extent) -> None:
+        pass
+
 
 class LogInAList:
     """Groups of records, the first `synced` of which are durable, and the rows they make.

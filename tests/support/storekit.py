@@ -9,7 +9,7 @@ from random import Random
 
 from ostnode.env import InlineWorker, SystemClock, Worker
 from ostnode.store.disk import Disk
-from ostnode.store.keyspace import KeyIndex, Reader, Writer
+from ostnode.store.keyspace import RESERVED, KeyIndex, Reader, Writer
 from ostnode.store.record import Extent, NewRecord, Record
 from ostnode.store.schema import Schema, Worth
 from ostnode.store.store import Store, StoreOptions, open_store
@@ -119,8 +119,8 @@ def count(key: str) -> NewRecord:
 
 
 def dump(reader: Reader) -> dict[bytes, bytes]:
-    """The whole key space."""
-    return dict(reader.scan(b""))
+    """The role's whole key space."""
+    return {key: value for key, value in reader.scan(b"") if not key.startswith(RESERVED)}
 
 
 def names(reader: Reader) -> list[str]:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from ostnode.store.keyspace import Covered, DurableReader, Overlay, Writer, prefix_end
+from ostnode.store.keyspace import (
+    RESERVED,
+    Covered,
+    DurableReader,
+    Overlay,
+    Writer,
+    dead_key,
+    parse_dead,
+    prefix_end,
+)
 from ostnode.store.memoryindex import MemoryIndex
 from ostnode.store.record import Extent, Record
 
@@ -152,3 +161,23 @@ def test_a_prefix_of_the_last_keys(index: MemoryIndex) -> None:
     overlay = Overlay(index)
     apply(overlay, (b"\xff\xff", b"1"), (b"\xff\xff\x01", b"2"))
     assert [key for key, _ in overlay.scan(b"\xff\xff")] == [b"\xff\xff", b"\xff\xff\x01"]
+
+
+def test_what_is_forgotten_adds_up_per_segment_and_is_taken_back(index: MemoryIndex) -> None:
+    overlay = Overlay(index)
+
+    def forget(_record: Record, writer: Writer) -> None:
+        writer.forget(Extent(1, 4096, 3))
+        writer.forget(Extent(2, 4096, 8))
+        writer.forget(Extent(1, 8192, 0))
+
+    def refuse(record: Record, writer: Writer) -> None:
+        forget(record, writer)
+        raise ValueError
+
+    overlay.apply([RECORD], forget, {})
+    with pytest.raises(ValueError):
+        overlay.apply([RECORD], refuse, {})
+    dead = [parse_dead(overlay.get(dead_key(segment))) for segment in (1, 2, 3)]
+    assert dead == [104 + 96, 104, 0]
+    assert all(key.startswith(RESERVED) for key in map(dead_key, (0, 1, 1 << 40)))

@@ -139,6 +139,10 @@ class _Overlay(Writer):
     def delete(self, key: bytes) -> None:
         self._change(key, None)
 
+    @override
+    def forget(self, extent: Extent) -> None:
+        """Nothing: what a decision reads does not say how full the segments are."""
+
     def _change(self, key: bytes, value: bytes | None) -> None:
         if key not in self._changes:
             insort(self._keys, key)
