@@ -1,12 +1,13 @@
-"""A real store in a real process, killed or failed at its Nth system call."""
+"""A real store in a real process, killed or failed at each of its system calls."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -15,104 +16,189 @@ import trio
 
 from ostnode.store.disk import RealDisk
 from ostnode.store.memoryindex import MemoryIndex
+from ostnode.store.record import Extent
+from ostnode.store.store import Store
 from tests.support.simdisk import SimDisk
 from tests.support.storecrash import TINY, group
 from tests.support.storekit import dump, opened
+from tests.support.strace import Driver, driving, needs_strace
 
-ROOT = Path(__file__).parents[2]
-GROUPS = 30
-CALLS = ["pwritev2", "fdatasync", "ftruncate", "fsync", "pwrite64", "writev"]
+GROUPS = 16
+SYNCS = ("fdatasync", "fsync")
+WRITES = ("pwritev2", "pwrite64", "writev", "write", "ftruncate", "fallocate")
 """What the store and LMDB write with: os.pwritev is pwritev2 in CPython."""
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(
-        shutil.which("strace") is None and os.environ.get("CI") != "true",
-        reason="strace is not installed",
-    ),
-]
+NAMES = ("openat", "rename", "unlink")
+CALLS = SYNCS + WRITES + NAMES
+EIO = "error=EIO"
+ENOSPC = "error=ENOSPC"
+FATAL = frozenset({"fdatasync", "fsync", "pwritev2"})
+"""After EIO from these the process must end; others have a way round, such as a rebuild."""
+STARTS = {
+    "new": "",
+    "torn": "pwritev2:signal=KILL:when=9",
+    "half made": "fallocate:signal=KILL:when=2",
+}
+"""Where scripts start, by the kill that left it: nothing, a burst, a segment without a header."""
+on_every_start = pytest.mark.parametrize("script", STARTS, indirect=True)
+on_a_new_start = pytest.mark.parametrize("script", ["new"], indirect=True)
+pytestmark = needs_strace
+
+Shown = tuple[dict[bytes, bytes], dict[bytes, bytes]]
+"""Metadata, and payloads by key; where they lie depends on where a crash cut segments off."""
 
 
-def drive(data_dir: Path, inject: str | None) -> tuple[list[int], int]:
-    """Run the driver, with a fault or without; the groups it acknowledged, and its exit code."""
-    command = [sys.executable, "-m", "tests.crash.storedriver", str(data_dir), str(GROUPS)]
-    if inject is not None:
-        call = inject.split(":")[0]
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
-                   "-e", f"inject={inject}", *command]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
-    acknowledged = re.findall(r"^ack (\d+)$", done.stdout, re.MULTILINE)
-    return [int(number) for number in acknowledged], done.returncode
+@dataclass(frozen=True)
+class Script:
+    """Where a driver starts, and every call it makes from there."""
+
+    start: Path
+    known: int
+    calls: Counter[str]
+
+    def copy(self, to: Path) -> Path:
+        """A data directory of its own."""
+        shutil.copytree(self.start, to)
+        return to
 
 
-async def expected(groups: int) -> dict[bytes, bytes]:
-    """The metadata after that many groups; extents depend on where a crash cut segments off."""
-    async with opened(SimDisk(), TINY) as store:
-        for number in range(1, groups + 1):
-            store.stage(group(Random(number), number))
-        return {key: value for key, value in dump(store.state).items() if key[:1] != b"C"}
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    with driving(tmp_path_factory.mktemp("driver")) as driver:
+        yield driver
 
 
-def check(data_dir: Path, acknowledged: int, *, rebuild: bool) -> None:
-    """What is found is some number of whole groups, not fewer than were acknowledged."""
+@pytest.fixture(scope="module", params=STARTS)
+def script(
+    request: pytest.FixtureRequest, driver: Driver, tmp_path_factory: pytest.TempPathFactory
+) -> Script:
+    """From nothing, or from what a kill left."""
+    start = tmp_path_factory.mktemp("script") / "start"
+    start.mkdir()
+    known = 0
+    if fault := STARTS[request.param]:
+        known = driver.run(start, GROUPS, trace=fault.split(":")[0], inject=fault).last
+        assert 0 < known < GROUPS
+    counted = shutil.copytree(start, start.with_name("counted"))
+    run = driver.run(counted, GROUPS, trace=",".join(CALLS))
+    assert (run.code, run.last) == (0, known + GROUPS)
+    (calls,) = run.threads.values()
+    assert set(CALLS) - set(calls) <= {"unlink"}
+    return Script(start, known, calls)
 
-    async def look() -> None:
-        index = MemoryIndex() if rebuild else None
-        async with opened(RealDisk(data_dir), TINY, index=index, seed=1) as store:
+
+@cache
+def after(groups: int) -> Shown:
+    """What that many groups make."""
+
+    async def make() -> Shown:
+        async with opened(SimDisk(), TINY) as store:
+            for number in range(1, groups + 1):
+                store.stage(group(Random(number), number))
+            await store.synced()
+            return await shown(store)
+
+    return trio.run(make)
+
+
+async def shown(store: Store) -> Shown:
+    rows = dump(store.durable)
+    payloads = {
+        key: bytes(await store.read(Extent.unpack(value)))
+        for key, value in rows.items()
+        if key[:1] == b"C"
+    }
+    return {key: value for key, value in rows.items() if key not in payloads}, payloads
+
+
+def check(data_dir: Path, acknowledged: int) -> int:
+    """What is found, also by a rebuild, is so many whole groups, no fewer than acknowledged."""
+
+    async def look() -> tuple[Shown, Shown]:
+        async with opened(RealDisk(data_dir), TINY, seed=1) as store:
             assert store.problems == ()
-            found = dump(store.state)
-            groups = int(found.get(b"Mn", b"0"))
-            assert groups >= acknowledged
-            metadata = {key: value for key, value in found.items() if key[:1] != b"C"}
-            assert metadata == await expected(groups)
+            found = await shown(store)
+        async with opened(RealDisk(data_dir), TINY, index=MemoryIndex(), seed=1) as store:
+            assert store.problems == ()
+            return found, await shown(store)
 
-    trio.run(look)
+    found, rebuilt = trio.run(look)
+    groups = int(found[0].get(b"Mn", b"0"))
+    assert groups >= acknowledged
+    assert found == after(groups)
+    assert rebuilt == found
+    return groups
 
 
+def sweep(driver: Driver, script: Script, tmp_path: Path, call: str, fault: str) -> None:
+    """Inject at every call of that name, none left out; each fault must be seen to happen."""
+    kills, began = fault.startswith("signal"), time.monotonic()
+    count = script.calls[call]
+    for number in range(1, count + 1):
+        data_dir = script.copy(tmp_path / str(number))
+        run = driver.run(data_dir, GROUPS, trace=call, inject=f"{call}:{fault}:when={number}")
+        fired = run.code == -9 if kills else run.injected == 1
+        assert fired, f"{call} {number} of {count} was not hit: exit {run.code}"
+        assert run.code or fault != EIO or call not in FATAL
+        check(data_dir, max(run.last, script.known))
+        shutil.rmtree(data_dir)
+    data_dir = script.copy(tmp_path / "none")
+    run = driver.run(data_dir, GROUPS, trace=call, inject=f"{call}:{fault}:when={count + 1}")
+    assert (run.code, run.last, run.injected) == (0, script.known + GROUPS, 0)
+    print(f"{call} {fault}: {count} of {count} fired, {time.monotonic() - began:.1f} s")
+
+
+@pytest.mark.system
+@on_every_start
 @pytest.mark.parametrize("call", CALLS)
-def test_b40_killed_at_each_call(tmp_path: Path, call: str) -> None:
-    """Sweep N until the fault no longer fires; a sweep in which it never fired proves nothing.
-
-    Every other time the key index is lost as well.
-    """
-    fired = 0
-    for number in [*range(1, 9), *range(9, 200, 8)]:
-        data_dir = tmp_path / str(number)
-        acknowledged, code = drive(data_dir, f"{call}:signal=KILL:when={number}")
-        check(data_dir, max(acknowledged, default=0), rebuild=number % 2 == 0)
-        if code == 0:
-            assert acknowledged[-1] == GROUPS
-            break
-        fired += 1
-    assert fired
+def test_b40_killed_at_each_call(driver: Driver, script: Script, tmp_path: Path, call: str) -> None:
+    sweep(driver, script, tmp_path, call, "signal=KILL")
 
 
-@pytest.mark.parametrize("number", [2, 5, 9, 20])
-def test_b44_a_failed_fdatasync_acknowledges_nothing_more(tmp_path: Path, number: int) -> None:
-    acknowledged, code = drive(tmp_path, f"fdatasync:error=EIO:when={number}")
-    assert code != 0
-    assert len(acknowledged) < GROUPS
-    check(tmp_path, max(acknowledged, default=0), rebuild=False)
+@pytest.mark.system
+@on_a_new_start
+@pytest.mark.parametrize("call", SYNCS + WRITES)
+def test_b44_each_call_fails_once(
+    driver: Driver, script: Script, tmp_path: Path, call: str
+) -> None:
+    sweep(driver, script, tmp_path, call, EIO)
 
 
-def test_b40_killed_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.system
+@on_a_new_start
+@pytest.mark.parametrize("call", WRITES)
+def test_b43_the_disk_is_full_at_each_write(
+    driver: Driver, script: Script, tmp_path: Path, call: str
+) -> None:
+    sweep(driver, script, tmp_path, call, ENOSPC)
+
+
+@pytest.mark.deep
+@on_every_start
+@pytest.mark.parametrize("fault", [EIO, ENOSPC])
+@pytest.mark.parametrize("call", CALLS)
+def test_b43_b44_each_call_fails_from_every_start(
+    driver: Driver, script: Script, tmp_path: Path, call: str, fault: str
+) -> None:
+    sweep(driver, script, tmp_path, call, fault)
+
+
+@pytest.mark.system
+def test_b40_killed_again_and_again(driver: Driver, tmp_path: Path) -> None:
     """Each life goes on where the last one ended, recovery included."""
     last = 0
-    for number in range(1, 16):
-        acknowledged, _ = drive(tmp_path, f"pwritev2:signal=KILL:when={3 * number}")
-        last = max(acknowledged, default=last)
-        check(tmp_path, last, rebuild=number % 2 == 0)
-    assert last > GROUPS
+    for number in range(1, 25):
+        fault = f"pwritev2:signal=KILL:when={3 * number}"
+        run = driver.run(tmp_path, GROUPS, trace="pwritev2", inject=fault)
+        last = check(tmp_path, max(last, run.last))
+    assert last > 4 * GROUPS
 
 
-def test_b46_a_second_process_is_refused(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_b46_a_second_process_is_refused(driver: Driver, tmp_path: Path) -> None:
     disk = RealDisk(tmp_path)
     disk.lock()
-    acknowledged, code = drive(tmp_path, None)
-    assert code == 1
-    assert acknowledged == []
+    run = driver.run(tmp_path, GROUPS)
+    assert (run.code, run.acknowledged) == (1, [])
     disk.unlock()
-    acknowledged, code = drive(tmp_path, None)
-    assert code == 0
-    assert acknowledged == list(range(1, GROUPS + 1))
+    run = driver.run(tmp_path, GROUPS)
+    assert (run.code, run.acknowledged) == (0, list(range(1, GROUPS + 1)))
