@@ -84,7 +84,10 @@ class Damage(StrEnum):
     FOOTER = "footer"
     """A sealed segment's footer or trailer; the records were found by reading all of it."""
     SEGMENT = "segment"
-    """A whole segment: its header is unreadable, or the file is gone."""
+    """A whole segment: its header is unreadable."""
+    GAP = "gap"
+    """Sequence numbers that no segment holds: a file is gone, or is one without a header.
+    `segment` is the one behind them, `seq` the first of them, `length` how many there are."""
 
 
 @dataclass(frozen=True, slots=True)

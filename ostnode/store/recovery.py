@@ -4,29 +4,34 @@ Repair changes only the last segment, and only in ways that leave a crash in the
 the next start: a half-made file is removed, a torn tail is cut off, the last batch is written
 again in place (the sync it waited for may have failed: its pages can look clean and be lost), and
 the segment is sealed. A new segment is made only after that, so every other segment is sealed.
-Removals are not synced: a file that comes back is removed again, or replaced by a synced creation.
+What was removed is gone durably before anything new is written: an empty segment that came back
+would begin where the one after it does. Inputs of a finished compaction may come back: the output
+stands for them again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+from ostnode.store.contents import contents_of, read_contents
 from ostnode.store.disk import Disk, File
 from ostnode.store.errors import StoreOwnerError
 from ostnode.store.format import (
     FLAG_DAMAGED,
     FORMAT_VERSION,
     RECORD_HEADER_BYTES,
-    SEGMENT_HEADER_BYTES,
     FooterEntry,
     SegmentHeader,
     payload_digest,
     segment_key,
 )
 from ostnode.store.keyspace import Changes, Covered, KeyIndex, Overlay
+from ostnode.store.layout import Layout, SegmentFile, look, read_layout
 from ostnode.store.record import (
-    KIND_SEAL,
     ROLE_KIND_MAX,
     Damage,
     Extent,
@@ -35,41 +40,30 @@ from ostnode.store.record import (
 )
 from ostnode.store.scan import Bad, Found, Window, judge, scan
 from ostnode.store.schema import Schema
-from ostnode.store.segment import (
-    parse_footer,
-    read,
-    read_footer,
-    read_header,
-    read_trailer,
-    segment_name,
-    segment_number,
-    write_seal,
-)
+from ostnode.store.segment import read, read_footer, segment_name, write_seal
 from ostnode.store.staging import Position
+from ostnode.store.swap import confirm, copies, move_rows
 
 _COMMIT_CHANGES: Final = 8192
 """Changes gathered, at least, before the key index is brought forward during replay."""
 _REPLAY_WINDOW_BYTES: Final = 64 << 10
-_BLANK_CHECK_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
 class Recovered:
-    """What opening found: where the log goes on, its bytes, and what is wrong with it."""
+    """What opening found: where the log goes on, its segments, and what is wrong with it."""
 
     position: Position
-    stored: int
+    segments: list[SegmentFile]
+    """All sealed, in the order of the log."""
+    covered: Covered | None
+    """The position of the key index."""
     problems: list[Problem] = field(default_factory=list)
 
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """A segment's records in the order of the log, and where its numbers end."""
-
-    entries: list[FooterEntry]
-    last_seq: int
-    last_batch: int
-    footer_damaged: bool = False
+    @property
+    def stored(self) -> int:
+        """Bytes in segments."""
+        return sum(segment.nbytes for segment in self.segments)
 
 
 def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recovered:
@@ -77,60 +71,52 @@ def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recove
 
     Raises StoreOwnerError when the directory is not `owner`'s, OSError when the disk refuses.
     """
-    numbers = _segments(disk)
-    while numbers and _is_half_made(disk, numbers[-1]):
-        disk.remove(segment_name(numbers.pop()))
-    if numbers and not _repair_last(disk, numbers[-1], owner):
-        numbers.pop()
+    layout = read_layout(disk)
+    for file in (*layout.log, *layout.leftovers):
+        _check_owner(file.header, owner)
+    removed = [*layout.blank, *layout.unfinished]
+    if layout.log and not layout.log[-1].is_output:
+        last = layout.log.pop()
+        repaired = _repair(disk, last)
+        if repaired is None:
+            removed.append(last.number)
+        else:
+            layout.log.append(repaired)
+    _remove(disk, removed)
     try:
-        return Replay(disk, index, schema, owner).run(numbers)
+        recovered = Replay(disk, index, schema, layout).run()
     except BaseException:
         index.close(clean=False)
         raise
+    _remove(disk, [file.number for file in layout.leftovers])
+    return recovered
 
 
-def _segments(disk: Disk) -> list[int]:
-    return sorted(number for name in disk.names() if (number := segment_number(name)))
+def _remove(disk: Disk, numbers: list[int]) -> None:
+    for number in numbers:
+        disk.remove(segment_name(number))
+    if numbers:
+        disk.sync_names()
 
 
-def _is_half_made(disk: Disk, number: int) -> bool:
-    """No valid header and nothing but zeros behind it: no batch was ever written here."""
-    file = disk.open(segment_name(number))
+def _repair(disk: Disk, last: SegmentFile) -> SegmentFile | None:
+    """Cut the torn tail off and seal; None when the segment holds nothing."""
+    file = disk.open(segment_name(last.number), write=True)
     try:
-        if read_header(file) is not None:
-            return False
-        return not any(
-            any(read(file, at, _BLANK_CHECK_BYTES))
-            for at in range(SEGMENT_HEADER_BYTES, file.size(), _BLANK_CHECK_BYTES)
-        )
-    finally:
-        file.close()
-
-
-def _repair_last(disk: Disk, number: int, owner: bytes) -> bool:
-    """Cut the torn tail off and seal. False when the segment held nothing and is removed."""
-    file = disk.open(segment_name(number), write=True)
-    try:
-        header = read_header(file)
-        if header is None:
-            return True
-        _check_owner(header, number, owner)
-        key = segment_key(header.uuid)
-        trailer = read_trailer(file, key)
-        if trailer is not None and read_footer(file, trailer) is not None:
+        key = segment_key(last.header.uuid)
+        if last.trailer is not None and read_footer(file, last.trailer) is not None:
             file.sync()  # the process that sealed it may have been killed before its sync
-            return True
-        judged = judge(list(scan(file, key)), header.first_batch)
-        if judged.items:
-            _write_again(file, judged.last, judged.end)
-            file.truncate(judged.end)
-            file.sync()  # so that no state in between shows torn records behind a seal
-            _seal(file, key, judged.end, header, judged.items)
-            return True
+            return last
+        judged = judge(list(scan(file, key)), last.header.first_batch)
+        if not judged.items:
+            return None
+        _write_again(file, judged.last, judged.end)
+        file.truncate(judged.end)
+        file.sync()  # so that no state in between shows torn records behind a seal
+        _seal(file, key, judged.end, last.header, judged.items)
+        return look(file, last.number)
     finally:
         file.close()
-    disk.remove(segment_name(number))
-    return False
 
 
 def _write_again(file: File, start: int, end: int) -> None:
@@ -141,21 +127,13 @@ def _write_again(file: File, start: int, end: int) -> None:
 def _seal(
     file: File, key: bytes, end: int, header: SegmentHeader, items: list[Found | Bad]
 ) -> None:
-    contents = _contents(items, header)
+    contents = contents_of(items, header)
     entries = b"".join(entry.pack() for entry in contents.entries)
     write_seal(file, key, end, entries, (contents.last_seq + 1, contents.last_batch + 1))
 
 
-def _contents(items: list[Found | Bad], header: SegmentHeader) -> Contents:
-    found = [item.header for item in items if isinstance(item, Found)]
-    return Contents(
-        [item.entry() for item in items],
-        max((head.seq for head in found), default=header.first_seq - 1),
-        max((head.batch for head in found), default=header.first_batch - 1),
-    )
-
-
-def _check_owner(header: SegmentHeader, number: int, owner: bytes) -> None:
+def _check_owner(header: SegmentHeader, owner: bytes) -> None:
+    number = header.number
     if header.version != FORMAT_VERSION:
         raise StoreOwnerError(f"segment {number} has format {header.version}: too new for us")
     if header.owner != owner:
@@ -168,82 +146,95 @@ def _check_owner(header: SegmentHeader, number: int, owner: bytes) -> None:
 class Replay:
     """Reads the log from where the key index left it and applies what follows."""
 
-    def __init__(
-        self,
-        disk: Disk,
-        index: KeyIndex,
-        schema: Schema,
-        owner: bytes,
-    ) -> None:
-        self._disk, self._index, self._schema, self._owner = disk, index, schema, owner
+    def __init__(self, disk: Disk, index: KeyIndex, schema: Schema, layout: Layout) -> None:
+        self._disk, self._index, self._schema, self._layout = disk, index, schema, layout
         self._overlay = Overlay(index)
         self._changes: Changes = {}
-        self._problems: list[Problem] = []
+        self._covered: Covered | None = None
+        self._problems = layout.problems()
         self._next_seq, self._next_batch = 1, 1
 
-    def run(self, numbers: list[int]) -> Recovered:
-        """Bring the index up to the log of these segments."""
-        covered = self._index.open()
-        if covered is not None and not self._matches(covered, numbers):
+    def run(self) -> Recovered:
+        """Bring the index up to the log."""
+        layout = self._layout
+        self._covered = covered = self._index.open()
+        if covered is not None and not self._matches(covered):
             self._index.reset()
-            covered = None
-        start = numbers.index(covered.segment) if covered else 0
-        self._report_gaps(numbers)
-        for number in numbers[start:]:
-            self._segment(number, covered)
+            self._covered = covered = None
+        self._finish_swaps()
+        start = layout.standing_for(covered.segment) if covered else 0
+        for file in layout.log[start:]:
+            self._segment(file, covered.batch if covered else 0)
+        if layout.log:  # records that were dropped since may have had the last batches
+            last = layout.log[-1].header
+            self._commit(Covered(last.number, last.uuid, self._next_batch - 1))
         self._index.recovered()
-        stored = sum(self._size(number) for number in numbers)
-        position = Position((numbers or [0])[-1] + 1, self._next_seq, self._next_batch)
-        return Recovered(position, stored, self._problems)
+        skipped = layout.numbers_to_skip(len(self._gaps()))
+        numbers = (self._next_seq + skipped, self._next_batch + skipped)
+        position = Position(layout.highest + 1, *numbers)
+        return Recovered(position, layout.log, self._covered, self._problems)
 
-    def _matches(self, covered: Covered, numbers: list[int]) -> bool:
-        """Whether the index followed this very log and is not ahead of it."""
-        if covered.segment not in numbers:
+    def _gaps(self) -> list[Problem]:
+        return [problem for problem in self._problems if problem.what == Damage.GAP]
+
+    def _matches(self, covered: Covered) -> bool:
+        """Whether the index followed this very log, is not ahead of it, and misses nothing.
+
+        It would miss what a compaction dropped because later records, which the index has not
+        seen either, had undone it.
+        """
+        found = self._layout.find(covered.segment)
+        if found is None or found.header.uuid != covered.uuid:
             return False
-        file = self._disk.open(segment_name(covered.segment))
+        if any(file.judged_at > covered.batch for file in self._layout.log):
+            return False
+        if found.trailer is not None:
+            return covered.batch <= found.trailer.last_batch
+        with self._opened(found) as file:
+            return covered.batch <= read_contents(file, found.header, 0).last_batch
+
+    def _finish_swaps(self) -> None:
+        """Let finished outputs take the place of the inputs that are still there."""
+        for output in self._layout.log:
+            inputs = self._layout.replaced_by(output)
+            if inputs:
+                with self._opened(output, write=True) as file:
+                    confirm(file, output)
+                    if self._covered is not None:
+                        self._move_rows(file, output, inputs, self._covered)
+        if self._layout.leftovers:
+            self._disk.sync_names()
+
+    def _move_rows(
+        self, file: File, output: SegmentFile, inputs: list[SegmentFile], covered: Covered
+    ) -> None:
+        entries = read_contents(file, output.header, 0).entries
+        numbers = {segment.number for segment in inputs}
+        for records in copies(output.number, entries, self._schema.bulk_kinds):
+            self._overlay.change(
+                partial(move_rows, self._schema, records, numbers),
+                self._changes,
+            )
+            self._commit(covered)
+        if covered.segment in numbers:
+            self._commit(Covered(output.number, output.header.uuid, covered.batch))
+
+    @contextmanager
+    def _opened(self, segment: SegmentFile, *, write: bool = False) -> Iterator[File]:
+        file = self._disk.open(segment_name(segment.number), write=write)
         try:
-            header = read_header(file)
-            if header is None or header.uuid != covered.uuid:
-                return False
-            return covered.batch <= _last_batch(file, header)
+            yield file
         finally:
             file.close()
 
-    def _report_gaps(self, numbers: list[int]) -> None:
-        present = set(numbers)
-        missing = [n for n in range(1, max(present, default=0)) if n not in present]
-        self._problems += [Problem(Damage.SEGMENT, number, 0, 0) for number in missing]
-
-    def _size(self, number: int) -> int:
-        file = self._disk.open(segment_name(number))
-        try:
-            return file.size()
-        finally:
-            file.close()
-
-    def _segment(self, number: int, covered: Covered | None) -> None:
-        file = self._disk.open(segment_name(number))
-        try:
-            header = read_header(file)
-            if header is None:
-                self._lost_segment(number, file.size())
-                return
-            _check_owner(header, number, self._owner)
-            seen = covered.batch if covered else 0
-            contents = _read_contents(file, header, seen)
+    def _segment(self, segment: SegmentFile, seen: int) -> None:
+        with self._opened(segment) as file:
+            contents = read_contents(file, segment.header, seen)
             if contents.footer_damaged:
-                self._problems.append(Problem(Damage.FOOTER, number, 0, file.size()))
-            self._apply(file, header, contents.entries, seen)
-        finally:
-            file.close()
+                self._problems.append(Problem(Damage.FOOTER, segment.number, 0, file.size()))
+            self._apply(file, segment.header, contents.entries, seen)
         self._next_seq = max(self._next_seq, contents.last_seq + 1)
         self._next_batch = max(self._next_batch, contents.last_batch + 1)
-
-    def _lost_segment(self, number: int, size: int) -> None:
-        """Report it, and step over every number its records can have used."""
-        self._problems.append(Problem(Damage.SEGMENT, number, 0, size))
-        self._next_seq += size // RECORD_HEADER_BYTES
-        self._next_batch += size // RECORD_HEADER_BYTES
 
     def _apply(
         self, file: File, header: SegmentHeader, entries: list[FooterEntry], batch_seen: int
@@ -264,7 +255,7 @@ class Replay:
     def _commit(self, covered: Covered) -> None:
         self._index.commit(self._changes, covered)
         self._overlay.retire(self._changes)
-        self._changes = {}
+        self._changes, self._covered = {}, covered
 
     def _load(self, window: Window, segment: int, entry: FooterEntry) -> Record | None:
         """The record of an entry; None for the store's own and for what damage has made useless."""
@@ -290,24 +281,3 @@ def _problem(segment: int, entry: FooterEntry) -> Problem:
         return Problem(Damage.RANGE, segment, entry.offset, head.length)
     names = (head.kind, head.blob, head.number, head.chunk_index, head.seq)
     return Problem(Damage.PAYLOAD, segment, entry.offset, head.length, *names)
-
-
-def _last_batch(file: File, header: SegmentHeader) -> int:
-    trailer = read_trailer(file, segment_key(header.uuid))
-    return trailer.last_batch if trailer else _read_contents(file, header, 0).last_batch
-
-
-def _read_contents(file: File, header: SegmentHeader, seen: int) -> Contents:
-    """From the footer, or by reading all of the segment when the footer is damaged.
-
-    Whole records of batches up to `seen` are left out when there is a footer.
-    """
-    key = segment_key(header.uuid)
-    trailer = read_trailer(file, key)
-    footer = read_footer(file, trailer) if trailer else None
-    if trailer is not None and footer is not None:
-        return Contents(parse_footer(footer, seen), trailer.last_seq, trailer.last_batch)
-    items = list(scan(file, key))
-    found = _contents(items, header)
-    kept = [entry for entry in found.entries if entry.header.kind != KIND_SEAL]
-    return Contents(kept, found.last_seq, found.last_batch, footer_damaged=True)

@@ -173,10 +173,10 @@ def test_what_is_forgotten_adds_up_per_segment_and_is_taken_back(index: MemoryIn
 
     def refuse(record: Record, writer: Writer) -> None:
         forget(record, writer)
-        raise ValueError
+        raise ValueError("no")
 
     overlay.apply([RECORD], forget, {})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no"):
         overlay.apply([RECORD], refuse, {})
     dead = [parse_dead(overlay.get(dead_key(segment))) for segment in (1, 2, 3)]
     assert dead == [104 + 96, 104, 0]

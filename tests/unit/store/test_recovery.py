@@ -314,10 +314,20 @@ async def test_b41_a_missing_segment_is_reported() -> None:
     disk = await sealed()
     del disk.files[segment_name(2)]
     async with opened(disk) as store:
-        assert [(p.what, p.segment) for p in store.problems] == [(Damage.SEGMENT, 2)]
+        (problem,) = store.problems
+        assert (problem.what, problem.segment) == (Damage.GAP, 3)
+        assert problem.seq > 1
+        assert problem.length > 10
         assert len(names(store.state)) == 30
     async with opened(disk, index=MemoryIndex()) as store:
         assert 0 < len(names(store.state)) < 30
+
+
+async def test_b41_a_missing_first_segment_is_reported() -> None:
+    disk = await sealed()
+    del disk.files[segment_name(1)]
+    async with opened(disk, index=MemoryIndex()) as store:
+        assert [(p.what, p.segment, p.seq) for p in store.problems] == [(Damage.GAP, 2, 1)]
 
 
 async def test_a_half_made_segment_is_removed() -> None:
@@ -384,10 +394,11 @@ async def test_an_unreadable_header_or_footer_is_damage(monkeypatch: pytest.Monk
 
     size = len(disk.files[FIRST].seen)
     monkeypatch.setattr(SimFile, "read_into", failing)
-    for at, what in ((0, Damage.SEGMENT), (size - 1, Damage.FOOTER), (size - 70, Damage.FOOTER)):
+    segment = [Damage.SEGMENT, Damage.GAP]
+    for at, what in ((0, segment), (size - 1, [Damage.FOOTER]), (size - 70, [Damage.FOOTER])):
         bad = {at}
         async with opened(disk, index=MemoryIndex()) as store:
-            assert [p.what for p in store.problems] == [what]
+            assert [p.what for p in store.problems] == what
 
 
 async def test_replay_of_many_changes_commits_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
