@@ -62,12 +62,14 @@ class Window:
     def _read_pages(self, offset: int, view: memoryview) -> int:
         """Page by page, with zeros where the disk gives an error: no valid record is all zeros."""
         end = min(len(view), max(self._file.size() - offset, 0))
-        for at in range(0, end, _PAGE_BYTES):
-            page = view[at : min(at + _PAGE_BYTES, end)]
+        at = 0
+        while at < end:
+            page = view[at : min(at + _PAGE_BYTES - (offset + at) % _PAGE_BYTES, end)]
             try:
                 self._file.read_into(offset + at, page)
             except OSError:
                 page[:] = bytes(len(page))
+            at += len(page)
         return end
 
 
@@ -121,13 +123,21 @@ class Judged:
     end: int
 
 
-def scan(file: File, key: bytes) -> Iterator[Found | Bad]:
-    """Every valid record and what lies between them, up to the last one or the seal.
+def scan(
+    file: File,
+    key: bytes,
+    *,
+    start: int = SEGMENT_HEADER_BYTES,
+    window: Window | None = None,
+    payloads: bool = True,
+) -> Iterator[Found | Bad]:
+    """Every valid record from `start` on and what lies between them, up to the last or the seal.
 
-    Payloads are verified; the bytes behind the last valid record are not reported.
+    Payloads are verified, or with `payloads` off taken for whole and not read. The bytes behind
+    the last valid record are not reported.
     """
-    window = Window(file)
-    at, end, bad_from = SEGMENT_HEADER_BYTES, file.size(), None
+    window = window or Window(file)
+    at, end, bad_from = start, file.size(), None
     while at + RECORD_HEADER_BYTES <= end:
         header = RecordHeader.parse(bytes(window.get(at, RECORD_HEADER_BYTES)), key, at)
         if header is None:
@@ -137,12 +147,16 @@ def scan(file: File, key: bytes) -> Iterator[Found | Bad]:
         if bad_from is not None:
             yield Bad(bad_from, at - bad_from)
             bad_from = None
-        payload = window.get(at + RECORD_HEADER_BYTES, header.length)
-        found = Found(header, at, payload_digest(payload) == header.digest)
+        found = Found(header, at, not payloads or _is_whole(window, header, at))
         yield found
         if header.kind == KIND_SEAL:
             return
         at = found.end
+
+
+def _is_whole(window: Window, header: RecordHeader, at: int) -> bool:
+    payload = window.get(at + RECORD_HEADER_BYTES, header.length)
+    return payload_digest(payload) == header.digest
 
 
 def _next_magic(window: Window, at: int, end: int) -> int:

@@ -20,6 +20,7 @@ from ostnode.store.disk import Disk
 from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader
 from ostnode.store.log import Log
+from ostnode.store.pace import Pace
 from ostnode.store.reading import SegmentReader
 from ostnode.store.record import (
     ROLE_KIND_MAX,
@@ -32,6 +33,7 @@ from ostnode.store.record import (
 )
 from ostnode.store.recovery import Recovered, recover
 from ostnode.store.schema import Schema
+from ostnode.store.scrub import Scrubber, ScrubSlice
 from ostnode.store.staging import Batch, Placed, Staging
 from ostnode.store.writer import GroupCommit
 
@@ -90,6 +92,7 @@ class Parts:
     staging: Staging
     commit: GroupCommit
     reading: SegmentReader
+    scrubber: Scrubber
 
 
 class Store:
@@ -175,6 +178,14 @@ class Store:
         await trio.lowlevel.checkpoint()
         return memoryview(placed.new.payload).cast("B")[offset : offset + length]
 
+    async def scrub(self, after_seq: int, pace: Pace) -> ScrubSlice:
+        """Check some of what lies behind `after_seq` in the log; one caller at a time.
+
+        A pass begins at 0, goes on with the `after_seq` of each answer, and ends with one that is
+        `done`. The place holds over restarts and compaction.
+        """
+        return await self._parts.scrubber.step(after_seq, pace)
+
     def digest(self, extent: Extent) -> bytes:
         """The 16-byte digest of a payload, from its record's header; raises DataCorruptError.
 
@@ -204,12 +215,13 @@ async def open_store(
     rng: Rng,
     index: KeyIndex | None = None,
     read_worker: Worker | None = None,
+    maintenance_worker: Worker | None = None,
 ) -> AsyncIterator[Store]:
     """Recover the log on `disk` and keep it open; one process per data directory.
 
     `owner` is the bucket's principal: another bucket's directory is refused. `index` defaults to
-    the one beside the log. Cold reads use `read_worker` (default: `worker`). Closing writes what
-    is staged and seals the log.
+    the one beside the log. Cold reads use `read_worker` and background work `maintenance_worker`
+    (default: `worker`). Closing writes what is staged and seals the log.
 
     Raises StoreLockedError, StoreOwnerError, OSError; a failed write ends the body, and an
     exception group with StoreFailedError comes out.
@@ -232,7 +244,12 @@ async def open_store(
         reading = SegmentReader(
             disk, read_worker or worker, options.segments_open_max, verify=options.verify_reads
         )
-        parts = Parts(options, schema, recovered, disk, index, overlay, staging, commit, reading)
+        scrubber = Scrubber(
+            disk, maintenance_worker or worker, reading.pins, schema, DurableReader(index)
+        )
+        parts = Parts(
+            options, schema, recovered, disk, index, overlay, staging, commit, reading, scrubber
+        )
         try:
             async with _writing(commit):
                 yield Store(parts)
