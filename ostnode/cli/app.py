@@ -37,6 +37,7 @@ cli: Final = LazyGroup(
         "token": LazyCommand("ostnode.cli.tokens:token", "Mint and inspect access tokens."),
         "blob": LazyCommand("ostnode.cli.blobs:blob", "Put, get, stat and remove blobs."),
         "cluster": LazyCommand("ostnode.cli.cluster:cluster", "How the cluster does."),
+        "store": LazyCommand("ostnode.cli.store:store", "Look into a bucket's data directory."),
         "config": LazyCommand("ostnode.cli.configs:config", "Check and show config files."),
     },
 )

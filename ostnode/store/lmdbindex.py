@@ -66,7 +66,7 @@ class LmdbIndex(KeyIndex):
             self._env.close()
 
     def _open_environment(self) -> None:
-        self._env = lmdb.open(
+        environment = lmdb.open(
             str(self._dir),
             map_size=MAP_BYTES,
             sync=False,
@@ -75,6 +75,10 @@ class LmdbIndex(KeyIndex):
             max_dbs=2,
             mode=0o600,
         )
+        self._use(environment)
+
+    def _use(self, environment: lmdb.Environment) -> None:
+        self._env = environment
         pages = self._env.info()["last_pgno"] + 1
         if self._data.stat().st_size < pages * self._env.stat()["psize"]:
             self._env.close()

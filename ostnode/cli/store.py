@@ -1,0 +1,146 @@
+"""`ostnode store`: look into a bucket's data directory, and check it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ostnode.cli.failures import CommandError, ExitCode
+from ostnode.cli.output import Output, Value, json_option, pass_output
+from ostnode.cli.storetext import (
+    inspection_text,
+    line_json,
+    segment_json,
+    totals_json,
+)
+from ostnode.roles.bucket.schema import BucketSchema
+from ostnode.store.disk import Disk, RealDisk
+from ostnode.store.indexview import IndexView
+from ostnode.store.inspection import Inspected, Inspector, Line, LooseFiles, lock_holder
+from ostnode.store.keyspace import DurableReader, Reader
+from ostnode.store.layout import Layout, read_layout
+from ostnode.store.segment import segment_name, segment_number
+
+_RECORDS_MAX = 10_000
+_NO_DIRECTORY = "name a bucket's data directory (data_dir in its config), or a .seg file"
+
+
+@click.group()
+def store() -> None:
+    """Look into a bucket's data directory, and check it."""
+
+
+@store.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--records", is_flag=True, help="List records too.")
+@click.option("--after", type=click.IntRange(0), default=0, help="List those after this sequence.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, _RECORDS_MAX),
+    default=50,
+    show_default=True,
+    help="List at most so many.",
+)
+@json_option
+@pass_output
+def inspect(output: Output, *, path: Path, records: bool, after: int, limit: int) -> None:
+    """Show the segments in PATH, a bucket's data directory or one .seg file.
+
+    Nothing is written and nothing is locked: the bucket may be running. Live and dead bytes are
+    unknown where the key index beside the segments cannot be read. Chunks are not read:
+    `ostnode store verify` does that.
+    """
+    page = _Page(after, limit)
+    with _rows(path if path.is_dir() else path.absolute().parent.parent) as rows:
+        inspector = Inspector(BucketSchema(), rows, page.add if records else None)
+        segments = list(_segments(path, inspector))
+    data: dict[str, Value] = {
+        "path": str(path),
+        "in_use_by": lock_holder(path) if path.is_dir() else None,
+        "bucket": next((item["bucket"] for item in segments if item["bucket"]), None),
+        "key_index": "unknown" if rows is None else "read",
+        "segments": segments,
+        "totals": totals_json(segments),
+    }
+    if records:
+        data["records"] = [line_json(line) for line in page.lines]
+        data["more"] = page.more
+    output.result(data, inspection_text(data))
+
+
+class _Page:
+    """The first records behind a sequence number."""
+
+    def __init__(self, after: int, limit: int) -> None:
+        self._after, self._limit = after, limit
+        self.lines: list[Line] = []
+        self.more = False
+
+    def add(self, line: Line) -> None:
+        """Called with each record in the order of the log."""
+        if line.header.seq > self._after:
+            if len(self.lines) < self._limit:
+                self.lines.append(line)
+            else:
+                self.more = True
+
+
+@contextmanager
+def _rows(data_dir: Path) -> Iterator[Reader | None]:
+    """The key space as far as the key index has followed the log; None when it cannot be read."""
+    view = IndexView(data_dir / "keyindex")
+    try:
+        yield None if view.open() is None else DurableReader(view)
+    finally:
+        view.close()
+
+
+def _segments(path: Path, inspector: Inspector) -> Iterator[dict[str, Value]]:
+    if path.is_dir():
+        disk, layout = RealDisk(path), _layout(path)
+        states = _states(layout)
+        for number, state in states.items():
+            found = _inspect(disk, number, inspector)
+            if found is not None:
+                yield segment_json(segment_name(number), state, *found)
+        return
+    named = segment_number(path.name)
+    if named is None or not path.is_file():
+        raise CommandError(f"{path} is no segment", _NO_DIRECTORY, ExitCode.USAGE)
+    found = _inspect(LooseFiles(path.parent), named, inspector)
+    if found is not None:
+        state = "lost" if found[0].header is None else "sealed" if found[0].sealed else "open"
+        yield segment_json(path.name, state, *found)
+
+
+def _layout(data_dir: Path) -> Layout:
+    if not (data_dir / "segments").is_dir():
+        raise CommandError(f"{data_dir} holds no segments", _NO_DIRECTORY, ExitCode.USAGE)
+    return read_layout(RealDisk(data_dir))
+
+
+def _states(layout: Layout) -> dict[int, str]:
+    """What each segment is to the log; those that count first, in its order."""
+    states = {
+        file.number: "open" if file.trailer is None and file is layout.log[-1] else "sealed"
+        for file in layout.log
+    }
+    states |= {file.number: "leftover" for file in layout.leftovers}
+    states |= dict.fromkeys(layout.unfinished, "unfinished")
+    states |= dict.fromkeys(layout.blank, "blank")
+    return states | {number: "lost" for number, _ in layout.lost}
+
+
+def _inspect(disk: Disk, number: int, inspector: Inspector) -> tuple[Inspected, int, int] | None:
+    """A segment's sums, size and bytes on the disk; None when it was removed meanwhile."""
+    try:
+        file = disk.open(segment_name(number))
+    except FileNotFoundError:
+        return None
+    try:
+        return inspector.inspect(file, number), file.size(), file.allocated()
+    finally:
+        file.close()

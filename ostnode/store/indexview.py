@@ -1,0 +1,53 @@
+"""The key index as somebody else's: read beside the process that owns it, never written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import lmdb
+from typing_extensions import override
+
+from ostnode.store.keyspace import Covered
+from ostnode.store.lmdbindex import LmdbIndex
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class IndexView(LmdbIndex):
+    """The LMDB environment in `directory`, opened for reading alone.
+
+    A reader takes its slot in LMDB's lock file, so the owner does not reuse pages under it. Each
+    look-up is a transaction of its own: none is held open, which would let the file grow.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, _BOOT_ID.read_text("ascii").strip())
+
+    @override
+    def open(self) -> Covered | None:
+        """None when it is missing, damaged, or nothing that the next start would trust."""
+        covered = None
+        if self._trusted():
+            with suppress(lmdb.Error, OSError):
+                self._open_environment()
+                covered = self._read_covered()
+        return covered
+
+    @override
+    def _open_environment(self) -> None:
+        self._use(lmdb.open(str(self._dir), readonly=True, create=False, max_dbs=2))
+
+    @override
+    def reset(self) -> None:
+        raise lmdb.ReadonlyError("a view is not emptied")
+
+    @override
+    def commit(self, changes: Mapping[bytes, bytes | None], covered: Covered) -> None:
+        raise lmdb.ReadonlyError("a view is not written to")
+
+    @override
+    def close(self, *, clean: bool = False) -> None:
+        self._close_environment()
