@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from ostnode.env import Worker
 from ostnode.errors import DataCorruptError
+from ostnode.store.buffers import Buffers
 from ostnode.store.disk import Disk, File
 from ostnode.store.format import DIGEST_BYTES, RECORD_HEADER_BYTES, RecordHeader, segment_key
 from ostnode.store.pins import Pins
@@ -32,13 +33,13 @@ of the usual size holds. Verifying a small one again costs little."""
 class _Segment:
     """An open segment: who is reading it, and which payloads have been verified since."""
 
-    def __init__(self, number: int, file: File) -> None:
+    def __init__(self, number: int, file: File, buffers: Buffers) -> None:
         header = read_header(file)
         if header is None or header.number != number:
             raise DataCorruptError("a segment's header is damaged", segment=number)
         self.key = segment_key(header.uuid)
         self.readers = 0
-        self._file = file
+        self._file, self._buffers = file, buffers
         self._verified: set[int] = set()
         self._retired = False
 
@@ -70,12 +71,12 @@ class _Segment:
 
     def cached(self, extent: Extent, offset: int, length: int) -> memoryview | None:
         """A slice of the payload from the page cache; None when not all of it is there."""
-        view = memoryview(bytearray(length))
+        view = self._buffers.take(length)
         return view if self._fill(extent, offset, view, wait=False) else None
 
     def waited(self, extent: Extent, offset: int, length: int) -> memoryview:
         """The same from wherever it is."""
-        view = memoryview(bytearray(length))
+        view = self._buffers.take(length)
         self._fill(extent, offset, view, wait=True)
         return view
 
@@ -93,7 +94,7 @@ class _Segment:
         self, extent: Extent, offset: int, length: int, *, wait: bool
     ) -> memoryview | None:
         """Holds no more of the payload than the slice and one piece of the rest."""
-        view = memoryview(bytearray(RECORD_HEADER_BYTES + length))
+        view = self._buffers.take(RECORD_HEADER_BYTES + length)
         head, wanted = view[:RECORD_HEADER_BYTES], view[RECORD_HEADER_BYTES:]
         end = offset + length
         hasher = blake3()
@@ -147,6 +148,7 @@ class SegmentReader:
         self._disk, self._worker = disk, worker
         self._open_max, self._verify = open_max, verify
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
+        self._buffers = Buffers()
         self.pins = Pins()
         self.corrupt_reads = 0
 
@@ -209,7 +211,7 @@ class SegmentReader:
         except FileNotFoundError:
             raise DataCorruptError("a segment is missing", segment=number) from None
         try:
-            return _Segment(number, file)
+            return _Segment(number, file, self._buffers)
         except BaseException:
             file.close()
             raise

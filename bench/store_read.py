@@ -1,0 +1,254 @@
+"""Cached reads through the store against bare system calls, and recovery against a raw scan.
+
+- large: 1 MiB payloads, looked up in the key index and read through the store, against `pread`;
+- middle, small: 64 KiB and 4 KiB payloads, against an LMDB get, a Trio checkpoint and an inline
+  `preadv` into one buffer that is used again;
+- first: the same reads when the segment has just been opened, so that every payload is verified,
+  with and without `verify_reads`;
+- recovery: opening a log whose last segment was never sealed, which reads and verifies all of it,
+  against reading the same file and hashing it by MiB in one thread.
+
+Rounds are interleaved; ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Container
+from pathlib import Path
+
+import lmdb
+import trio
+from blake3 import blake3
+
+from ostnode.env import SystemClock, SystemRng, ThreadWorker
+from ostnode.store.disk import RealDisk
+from ostnode.store.format import RECORD_HEADER_BYTES
+from ostnode.store.keyspace import Reader, Writer
+from ostnode.store.record import Extent, NewRecord, Record
+from ostnode.store.schema import Schema, Worth
+from ostnode.store.segment import segment_name
+from ostnode.store.store import Store, StoreOptions, open_store
+
+ROUNDS, RECOVERY_ROUNDS = 9, 3
+KIB, MIB = 1 << 10, 1 << 20
+CHUNK = 1
+SIZES = {"large": (MIB, 96), "middle": (64 * KIB, 768), "small": (4 * KIB, 1024)}
+"""Bytes of a payload, and how many there are."""
+RECOVERED_RECORDS = 224
+GROUP = 4
+READ_THREADS = 4
+
+
+class PlainSchema(Schema):
+    """One row per chunk, as a bucket keeps."""
+
+    bulk_kinds = frozenset({CHUNK})
+
+    def reduce(self, record: Record, rows: Writer) -> None:
+        rows.put(key(record.number), record.extent.pack())
+
+    def worth(self, record: Record, rows: Reader) -> Worth:
+        return Worth.LIVE
+
+    def relocate(self, record: Record, segments: Container[int], rows: Writer) -> None:
+        raise NotImplementedError("nothing is compacted here")
+
+
+def key(number: int) -> bytes:
+    """The row of a chunk."""
+    return b"C" + number.to_bytes(12, "big")
+
+
+def opened(directory: Path, *, verify: bool = True):
+    """The store in `directory`, threads as a node has them."""
+    return open_store(
+        RealDisk(directory),
+        StoreOptions(verify_reads=verify),
+        PlainSchema(),
+        owner=bytes(32),
+        worker=ThreadWorker(1),
+        read_worker=ThreadWorker(READ_THREADS),
+        clock=SystemClock(),
+        rng=SystemRng(),
+    )
+
+
+async def fill(store: Store, payload: bytes, numbers: range) -> None:
+    """Append the payload under every number."""
+    for start in range(numbers.start, numbers.stop, GROUP):
+        group = range(start, min(start + GROUP, numbers.stop))
+        await store.commit([NewRecord(CHUNK, payload, number=number) for number in group])
+
+
+class Reads:
+    """Payloads of one size: read through a store, and by hand."""
+
+    def __init__(self, directory: Path, numbers: range, size: int) -> None:
+        self._keys = [key(number) for number in numbers]
+        self._buffer = memoryview(bytearray(size))
+        self._size = size
+        self._segments = directory / "segments"
+        self._rows = lmdb.open(str(directory.parent / f"rows{size}"), map_size=1 << 30, sync=False)
+        self._files: dict[int, int] = {}
+        self._extents: list[Extent] = []
+
+    def copy_rows(self, store: Store) -> None:
+        """The reference's own index of the same payloads, and its own descriptors."""
+        with self._rows.begin(write=True) as transaction:
+            for name in self._keys:
+                row = store.durable.get(name)
+                transaction.put(name, row)
+                extent = Extent.unpack(row)
+                self._extents.append(extent)
+                if extent.segment not in self._files:
+                    path = self._segments / segment_name(extent.segment)
+                    self._files[extent.segment] = os.open(path, os.O_RDONLY)
+
+    async def ours(self, store: Store) -> float:
+        """Microseconds per payload."""
+        start = time.perf_counter()
+        for name in self._keys:
+            await store.read(Extent.unpack(store.durable.get(name)))
+        return self._each(start)
+
+    def pread(self) -> float:
+        """The same for nothing but the system call."""
+        start = time.perf_counter()
+        for extent in self._extents:
+            at = extent.offset + RECORD_HEADER_BYTES
+            os.pread(self._files[extent.segment], self._size, at)
+        return self._each(start)
+
+    async def by_hand(self) -> float:
+        """The same for a look-up, a checkpoint and the system call."""
+        start = time.perf_counter()
+        for name in self._keys:
+            with self._rows.begin() as transaction:
+                extent = Extent.unpack(transaction.get(name))
+            await trio.lowlevel.checkpoint()
+            at = extent.offset + RECORD_HEADER_BYTES
+            os.preadv(self._files[extent.segment], [self._buffer], at)
+        return self._each(start)
+
+    def close(self) -> None:
+        """Release the descriptors."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._rows.close()
+
+    def _each(self, start: float) -> float:
+        return (time.perf_counter() - start) / len(self._keys) * 1e6
+
+
+Figures = dict[str, list[float]]
+
+
+async def measure_reads(directory: Path, figures: Figures) -> None:
+    """Fill a store, then read it over and over."""
+    data, first = directory / "data", 1
+    reads: dict[str, Reads] = {}
+    async with opened(data) as store:
+        for name, (size, count) in SIZES.items():
+            numbers = range(first, first + count)
+            await fill(store, os.urandom(size), numbers)
+            reads[name] = Reads(data, numbers, size)
+            reads[name].copy_rows(store)
+            first += count
+    for verify in (True, False) * 3:
+        how = "verified" if verify else "unverified"
+        async with opened(data, verify=verify) as store:
+            for name, each in reads.items():
+                figures.setdefault(f"{name}_{how}_us", []).append(await each.ours(store))
+    async with opened(data) as store:
+        for each in reads.values():
+            await each.ours(store)
+        for _ in range(ROUNDS):
+            for name, each in reads.items():
+                figures.setdefault(f"{name}_us", []).append(await each.ours(store))
+                figures.setdefault(f"{name}_pread_us", []).append(each.pread())
+                figures.setdefault(f"{name}_by_hand_us", []).append(await each.by_hand())
+    for each in reads.values():
+        each.close()
+
+
+async def measure_recovery(directory: Path, figures: Figures) -> None:
+    """Open a log that ends without a seal, as after a crash, and scan the same file by hand."""
+    data = directory / "crashed"
+    async with opened(data) as store:
+        await fill(store, os.urandom(MIB), range(RECOVERED_RECORDS))
+        segment = data / "segments" / segment_name(1)
+        crashed = segment.read_bytes()
+    for _ in range(RECOVERY_ROUNDS):
+        for path in (data / "segments").iterdir():
+            path.unlink()
+        segment.write_bytes(crashed)
+        figures.setdefault("scan_mib_s", []).append(scan_by_hand(segment))
+        start = time.perf_counter()
+        async with opened(data):
+            took = time.perf_counter() - start
+        figures.setdefault("recovery_mib_s", []).append(RECOVERED_RECORDS / took)
+
+
+def scan_by_hand(path: Path) -> float:
+    """MiB per second of reading and hashing what a segment holds."""
+    buffer = memoryview(bytearray(MIB))
+    descriptor = os.open(path, os.O_RDONLY)
+    start = time.perf_counter()
+    for number in range(RECOVERED_RECORDS):
+        os.preadv(descriptor, [buffer], number * MIB)
+        blake3(buffer).digest(length=16)
+    took = time.perf_counter() - start
+    os.close(descriptor)
+    return RECOVERED_RECORDS / took
+
+
+ROWS = (
+    ("1 MiB: us, pread", "large_us", "large_pread_us", 0.5),
+    ("64 KiB: us, get + checkpoint + preadv", "middle_us", "middle_by_hand_us", 0.5),
+    ("4 KiB: us, get + checkpoint + preadv", "small_us", "small_by_hand_us", None),
+    ("1 MiB, first read: us, unverified", "large_verified_us", "large_unverified_us", None),
+    ("64 KiB", "middle_verified_us", "middle_unverified_us", None),
+    ("4 KiB", "small_verified_us", "small_unverified_us", None),
+    ("recovery: MiB/s, read + BLAKE3", "recovery_mib_s", "scan_mib_s", 0.7),
+)
+
+
+def main() -> int:
+    """Measure, print, and say whether the goals are met."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--dir", type=Path, help="where to write (default: temporary)")
+    arguments = parser.parse_args()
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
+        trio.run(measure_reads, Path(directory), figures)
+        trio.run(measure_recovery, Path(directory), figures)
+    medians = {name: statistics.median(values) for name, values in figures.items()}
+    for _, ours, reference, _ in ROWS:
+        first, second = (reference, ours) if ours.endswith("_us") else (ours, reference)
+        medians[ours.rpartition("_")[0] + "_ratio"] = medians[first] / medians[second]
+    if arguments.json:
+        print(json.dumps(medians))
+        return 0
+
+    def shown(name: str) -> str:
+        values = figures[name]
+        return f"{medians[name]:.1f} ({min(values):.1f} to {max(values):.1f})"
+
+    print(f"{'':38}{'median (of all rounds)':>30}{'reference':>30}")
+    for what, ours, reference, goal in ROWS:
+        ratio = medians[ours.rpartition("_")[0] + "_ratio"]
+        goal_text = "" if goal is None else f"(goal >= {goal:.2f})"
+        print(f"{what:38}{shown(ours):>30}{shown(reference):>30}  ratio {ratio:5.2f}  {goal_text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
