@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 import trio
@@ -11,28 +12,40 @@ import trio
 class Admission:
     """Lets work in while the bytes inside it, and those staged but not durable, stay in a bound.
 
-    First come, first served. Something larger than the bound goes in alone.
+    First come, first served. Something larger than the bound goes in alone. `is_ready` says
+    whether it is time for those inside and so many bytes more; when that changes, `look_again`.
     """
 
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
+    def __init__(
+        self, bytes_max: int, is_ready: Callable[[int], bool] = lambda _nbytes: True
+    ) -> None:
+        self._bytes_max, self._is_ready = bytes_max, is_ready
         self._used = 0
+        self._inside = 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     async def enter(self, nbytes: int) -> None:
         """Wait for room and take it."""
         if not self._waiting and self._has_room(nbytes):
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._used += nbytes
+            self._let_one_in(nbytes)
             return
         turn = (nbytes, trio.Event())
         self._waiting.append(turn)
         try:
             await turn[1].wait()
         except BaseException:
-            self._waiting.remove(turn)
-            self._let_in()
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                self.look_again()
+            else:  # let in after it was cancelled and before it could run
+                self.leave(nbytes)
             raise
+
+    def leave(self, nbytes: int) -> None:
+        """Return what `enter` took."""
+        self._inside -= nbytes
+        self.give_back(nbytes)
 
     def take(self, nbytes: int) -> None:
         """Count bytes that are in already: those staged and not yet durable."""
@@ -41,16 +54,22 @@ class Admission:
     def give_back(self, nbytes: int) -> None:
         """Return what was taken and let others in."""
         self._used -= nbytes
-        self._let_in()
+        self.look_again()
 
-    def _has_room(self, nbytes: int) -> bool:
-        return self._used == 0 or self._used + nbytes <= self._bytes_max
-
-    def _let_in(self) -> None:
+    def look_again(self) -> None:
+        """Let in whoever may go in now."""
         while self._waiting and self._has_room(self._waiting[0][0]):
             nbytes, turn = self._waiting.popleft()
-            self._used += nbytes
+            self._let_one_in(nbytes)
             turn.set()
+
+    def _let_one_in(self, nbytes: int) -> None:
+        self._used += nbytes
+        self._inside += nbytes
+
+    def _has_room(self, nbytes: int) -> bool:
+        room = self._used == 0 or self._used + nbytes <= self._bytes_max
+        return room and self._is_ready(self._inside + nbytes)
 
 
 class Admitted:
@@ -72,4 +91,4 @@ class Admitted:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._admission.give_back(self._nbytes)
+        self._admission.leave(self._nbytes)

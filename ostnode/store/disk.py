@@ -6,13 +6,14 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from typing_extensions import Buffer, override
 
-from ostnode.store.errors import StoreLockedError
+from ostnode.store.errors import NoSpaceError, StoreLockedError, disk_error
 from ostnode.store.keyspace import KeyIndex
 from ostnode.store.lmdbindex import LmdbIndex
 
@@ -24,12 +25,13 @@ _NO_PREALLOCATION: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINV
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 """FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE of linux/falloc.h."""
+_ZEROS: Final = bytes(256 << 10)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class File(Protocol):
-    """An open segment file. Errors are OSError."""
+    """An open segment file. Errors are OSError; NoSpaceError where there is no room."""
 
     def size(self) -> int:
         """Its length in bytes."""
@@ -47,7 +49,10 @@ class File(Protocol):
         ...
 
     def allocate(self, length: int) -> None:
-        """Reserve space up to `length` where the file system can; raises ENOSPC when full."""
+        """Reserve space up to `length` where the file system can; raises NoSpaceError.
+
+        What a refused call leaves allocated is given back by `truncate`.
+        """
         ...
 
     def truncate(self, length: int) -> None:
@@ -109,6 +114,17 @@ class Disk(Protocol):
         """Bytes in all and bytes free for this process."""
         ...
 
+    def reserve(self, length: int) -> None:
+        """Keep exactly that many bytes aside in a file of their own; raises NoSpaceError.
+
+        A refused call keeps what was kept before.
+        """
+        ...
+
+    def reserved(self) -> int:
+        """Bytes kept aside, also by an earlier process."""
+        ...
+
     def key_index(self) -> KeyIndex:
         """The key index kept beside the segments."""
         ...
@@ -117,8 +133,8 @@ class Disk(Protocol):
 class RealFile(File):
     """A segment file of the operating system."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._fd = descriptor
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._fd, self._path = descriptor, path
         self._no_wait = os.RWF_NOWAIT
 
     @override
@@ -146,31 +162,34 @@ class RealFile(File):
     @override
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         views = [memoryview(buffer).cast("B") for buffer in buffers]
-        for at in range(0, len(views), _IOV_MAX):
-            offset = self._write_some(offset, views[at : at + _IOV_MAX])
+        with _named(self._path):
+            for at in range(0, len(views), _IOV_MAX):
+                offset = self._write_some(offset, views[at : at + _IOV_MAX])
 
     def _write_some(self, offset: int, views: list[memoryview]) -> int:
         """Write at most IOV_MAX buffers; returns the offset behind them."""
         while views:
-            count = os.pwritev(self._fd, views, offset)
+            written = count = os.pwritev(self._fd, views, offset)
             offset += count
             while views and count >= len(views[0]):
                 count -= len(views.pop(0))
             if views:
+                if not written:
+                    raise OSError(errno.EIO, "nothing was written")
                 views[0] = views[0][count:]
         return offset
 
     @override
     def allocate(self, length: int) -> None:
-        try:
-            os.posix_fallocate(self._fd, 0, length)
-        except OSError as error:
-            if error.errno not in _NO_PREALLOCATION:
-                raise
+        # Not posix_fallocate: where the file system cannot, glibc writes into every block instead.
+        code = _fallocate(self._fd, 0, 0, length)
+        if code and code not in _NO_PREALLOCATION:
+            raise disk_error(code, self._path)
 
     @override
     def truncate(self, length: int) -> None:
-        os.ftruncate(self._fd, length)
+        with _named(self._path):
+            os.ftruncate(self._fd, length)
 
     @override
     def punch(self, offset: int, length: int) -> bool:
@@ -178,7 +197,7 @@ class RealFile(File):
         if code in _NO_PREALLOCATION:
             return False
         if code:
-            raise OSError(code, os.strerror(code))
+            raise disk_error(code, self._path)
         return True
 
     @override
@@ -191,7 +210,10 @@ class RealFile(File):
 
     @override
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     @override
     def close(self) -> None:
@@ -199,11 +221,14 @@ class RealFile(File):
 
 
 class RealDisk(Disk):
-    """A data directory: `segments/*.seg`, `keyindex/` and `node.lock`, made when missing."""
+    """A data directory: `segments/*.seg`, `reserve`, `keyindex/` and `node.lock`, all made when
+    missing.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._dir = data_dir
         self._segments = data_dir / "segments"
+        self._reserve = data_dir / "reserve"
         self._lock: int | None = None
 
     @override
@@ -219,8 +244,9 @@ class RealDisk(Disk):
             raise StoreLockedError(
                 f"{self._dir} is in use by process {holder}: one process may own a data directory"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        with suppress(NoSpaceError), _named(path):  # the number is for people
+            written = os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            os.ftruncate(descriptor, written)
         self._lock = descriptor
 
     @override
@@ -237,7 +263,11 @@ class RealDisk(Disk):
     def open(self, name: str, *, create: bool = False, write: bool = False) -> RealFile:
         flags = os.O_CLOEXEC | (os.O_RDWR if write or create else os.O_RDONLY)
         flags |= os.O_CREAT | os.O_EXCL if create else 0
-        return RealFile(os.open(self._segments / name, flags, _FILE_MODE))
+        path = self._segments / name
+        if not create:
+            return RealFile(os.open(path, flags, _FILE_MODE), path)
+        with _named(path):
+            return RealFile(os.open(path, flags, _FILE_MODE), path)
 
     @override
     def remove(self, name: str) -> None:
@@ -253,15 +283,62 @@ class RealDisk(Disk):
         return stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize
 
     @override
+    def reserve(self, length: int) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        with _named(self._reserve):
+            descriptor = os.open(self._reserve, flags, _FILE_MODE)
+            try:
+                before = os.fstat(descriptor).st_size
+                try:
+                    _fill(descriptor, before, length)
+                except OSError:
+                    os.ftruncate(descriptor, before)
+                    raise
+            finally:
+                os.close(descriptor)
+
+    @override
+    def reserved(self) -> int:
+        with suppress(FileNotFoundError):
+            return self._reserve.stat().st_size
+        return 0
+
+    @override
     def key_index(self) -> KeyIndex:
         return LmdbIndex(self._dir / "keyindex", _BOOT_ID.read_text("ascii").strip())
 
 
 def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> int:
     """fallocate(2), which Python does not have; returns the errno, 0 for success."""
-    if _libc.fallocate(descriptor, mode, offset, length) == 0:
-        return 0
-    return ctypes.get_errno()
+    while _libc.fallocate(descriptor, mode, offset, length) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            return code
+    return 0
+
+
+def _fill(descriptor: int, before: int, length: int) -> None:
+    """Make a file of `before` allocated bytes one of `length`."""
+    if length <= before:
+        os.ftruncate(descriptor, length)
+        os.fsync(descriptor)  # what is freed can be used once the journal says so
+        return
+    code = _fallocate(descriptor, 0, 0, length)
+    if code in _NO_PREALLOCATION:
+        while before < length:
+            before += os.pwrite(descriptor, _ZEROS[: length - before], before)
+        os.fsync(descriptor)
+    elif code:
+        raise OSError(code, os.strerror(code))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of writes and allocations name the file, and say when it was for want of space."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error.errno, path) from error
 
 
 def _make_directory(path: Path) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import Final
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 class StoreError(Exception):
     """The base of the store's own errors."""
@@ -22,3 +28,32 @@ class StoreLockedError(StoreError):
 
 class StoreOwnerError(StoreError):
     """The data directory belongs to another bucket, or to a newer version."""
+
+
+class StoreFullError(StoreError):
+    """The disk has no room for a group: nothing was staged, nothing has changed.
+
+    `needed` and `free` are bytes: of the group, and of the file system when it was last looked at.
+    The store takes such groups again by itself, a second or so after there is room.
+    """
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(
+            f"the disk is full: {needed} bytes do not fit, {free} are free on its file system; "
+            "free some or make it larger, and the store goes on by itself"
+        )
+        self.needed, self.free = needed, free
+
+
+class NoSpaceError(OSError):
+    """A write or an allocation met ENOSPC or EDQUOT; it may be made again, the same bytes.
+
+    Never raised for a sync: one that fails leaves in doubt what the disk holds, whatever its errno.
+    """
+
+
+def disk_error(code: int | None, path: object) -> OSError:
+    """The error of a write or an allocation, with the file's name: NoSpaceError where it is one."""
+    number = code or errno.EIO
+    kind = NoSpaceError if number in _NO_SPACE else OSError
+    return kind(number, os.strerror(number), str(path))

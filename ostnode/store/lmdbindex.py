@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +21,13 @@ import lmdb
 from blake3 import blake3
 from typing_extensions import override
 
+from ostnode.store.errors import NoSpaceError, disk_error
 from ostnode.store.keyspace import Covered, KeyIndex, Row
 
 MAP_BYTES: Final = 1 << 40
 """Address space, not disk: the file is only as long as its pages."""
+_LOCK_BYTES: Final = 16 << 10
+"""More than LMDB's table of 126 readers takes."""
 _ROWS: Final = b"rows"
 _META: Final = b"meta"
 _COVERED: Final = struct.Struct("<Q16sQ")
@@ -43,7 +46,8 @@ class LmdbIndex(KeyIndex):
     def open(self) -> Covered | None:
         covered = None
         trusted = self._trusted()
-        self._write_state("opening", durable=True)
+        with self._told():
+            self._write_state("opening", durable=True)
         if trusted:
             with suppress(lmdb.Error, struct.error):
                 self._open_environment()
@@ -96,11 +100,15 @@ class LmdbIndex(KeyIndex):
         self._close_environment()
         for name in ("data.mdb", "lock.mdb"):
             (self._dir / name).unlink(missing_ok=True)
-        self._open_environment()
+        with self._told():
+            # LMDB maps this file and writes through the map: a block that is not there is SIGBUS.
+            (self._dir / "lock.mdb").write_bytes(bytes(_LOCK_BYTES))
+            self._open_environment()
 
     @override
     def recovered(self) -> None:
-        self._write_state(f"running {self._boot_id}", durable=False)
+        with self._told():
+            self._write_state(f"running {self._boot_id}", durable=False)
 
     @override
     def get(self, key: bytes) -> bytes | None:
@@ -122,7 +130,7 @@ class LmdbIndex(KeyIndex):
     @override
     def commit(self, changes: Mapping[bytes, bytes | None], covered: Covered) -> None:
         position = _COVERED.pack(covered.segment, covered.uuid, covered.batch)
-        with self._env.begin(write=True, db=self._rows) as transaction:
+        with self._told(), self._env.begin(write=True, db=self._rows) as transaction:
             for key, value in changes.items():
                 if value is None:
                     transaction.delete(key)
@@ -132,11 +140,29 @@ class LmdbIndex(KeyIndex):
 
     @override
     def close(self, *, clean: bool) -> None:
-        if clean:
-            self._env.sync(force=True)
-        self._close_environment()
-        if clean:
+        if not clean:
+            self._close_environment()
+            return
+        # On a full disk it stays `running`: good until the machine is restarted.
+        with suppress(NoSpaceError), self._told():
+            try:
+                self._env.sync(force=True)
+            finally:
+                self._close_environment()
             self._write_state(f"clean {self._digest()}", durable=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the disk as the log's are told; LMDB's own codes are below zero."""
+        try:
+            yield
+        except lmdb.Error as error:
+            code = getattr(error, "code", 0)
+            if code <= 0:
+                raise
+            raise disk_error(code, self._data) from error
+        except OSError as error:
+            raise disk_error(error.errno, self._dir) from error
 
     def _digest(self) -> str:
         return blake3(max_threads=blake3.AUTO).update_mmap(self._data).hexdigest()

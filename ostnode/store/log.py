@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from typing_extensions import Buffer
 
 from ostnode.env import Clock, Rng
-from ostnode.store.disk import Disk
 from ostnode.store.format import SegmentHeader
 from ostnode.store.keyspace import Covered, KeyIndex
 from ostnode.store.segment import SegmentWriter
+from ostnode.store.space import Space
 from ostnode.store.staging import Batch
 
 _MICROSECONDS: Final = 1_000_000
@@ -18,31 +19,40 @@ _UUID_BYTES: Final = 16
 
 
 class Log:
-    """The end of the log. One thread at a time; an exception leaves it unusable.
+    """The end of the log. One thread at a time.
 
-    A segment is made with its first batch: a log that is only read stays as it is.
+    After a NoSpaceError the same batch may be written again: nothing of it was synced, or all of
+    it and only the key index is behind. Any other exception leaves the log unusable.
     """
 
-    def __init__(
-        self, disk: Disk, index: KeyIndex, segment_bytes: int, owner: bytes, clock: Clock, rng: Rng
-    ) -> None:
-        self._disk, self._index, self._segment_bytes = disk, index, segment_bytes
+    def __init__(self, space: Space, index: KeyIndex, owner: bytes, clock: Clock, rng: Rng) -> None:
+        self._space, self._index = space, index
         self._owner, self._clock, self._rng = owner, clock, rng
         self._segment: SegmentWriter | None = None
+        self._covered: Covered | None = None
 
     def write(self, batch: Batch) -> None:
-        """Make a batch durable, then visible in the key index: all in one thread hop."""
+        """Make a batch durable, then visible in the key index: all in one thread hop.
+
+        LMDB ends a commit that found no space as if it had never begun, so that commit alone is
+        made again: the batch itself is in the log already.
+        """
+        if self._covered is None or self._covered.batch != batch.number:
+            self._space.having_room(partial(self._append, batch))
+        if batch.changes and self._covered is not None:
+            commit = partial(self._index.commit, batch.changes, self._covered)
+            self._space.having_room(commit)
+
+    def _append(self, batch: Batch) -> None:
         if self._segment is None:
-            self._segment = self._create(batch)
+            self._segment = self._begin(batch)
         if batch.seals:
             self._segment.seal(batch.offset, batch.records[0].seq, batch.number)
             self.close()
             return
         payloads: list[Buffer] = [placed.new.payload for placed in batch.records]
         self._segment.append(batch.offset, batch.headers(), payloads)
-        if batch.changes:
-            covered = Covered(batch.segment, self._segment.header.uuid, batch.number)
-            self._index.commit(batch.changes, covered)
+        self._covered = Covered(batch.segment, self._segment.header.uuid, batch.number)
 
     def close(self) -> None:
         """Release the open segment as it is."""
@@ -50,9 +60,16 @@ class Log:
         if segment is not None:
             segment.close()
 
-    def _create(self, batch: Batch) -> SegmentWriter:
+    def _begin(self, batch: Batch) -> SegmentWriter:
         created = int(self._clock.now() * _MICROSECONDS)
         numbers = (created, batch.records[0].seq, batch.number)
         uuid = self._rng.token(_UUID_BYTES)
         header = SegmentHeader(batch.segment, uuid, self._owner, *numbers)
-        return SegmentWriter.create(self._disk, header, self._segment_bytes)
+        file, length = self._space.open(batch.segment)
+        try:
+            segment = SegmentWriter.begin(file, header, length)
+        except BaseException:
+            file.close()
+            raise
+        self._space.taken(batch.segment)
+        return segment

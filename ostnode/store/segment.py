@@ -7,7 +7,7 @@ from typing import Final
 
 from typing_extensions import Buffer
 
-from ostnode.store.disk import Disk, File
+from ostnode.store.disk import File
 from ostnode.store.format import (
     ALIGNMENT,
     ENTRY_GLANCE,
@@ -70,21 +70,15 @@ class SegmentWriter:
         self._entries = bytearray()
 
     @classmethod
-    def create(cls, disk: Disk, header: SegmentHeader, length: int) -> SegmentWriter:
-        """Make the file, reserve `length` bytes, and make header and name durable."""
-        file = disk.open(segment_name(header.number), create=True)
-        try:
-            file.allocate(length)
-            file.write(0, [header.pack()])
-            file.sync()
-            disk.sync_names()
-        except BaseException:
-            file.close()
-            raise
+    def begin(cls, file: File, header: SegmentHeader, length: int) -> SegmentWriter:
+        """Make the header durable in a file of `length` bytes whose name is."""
+        file.write(0, [header.pack()])
+        file.sync()
         return cls(file, header, length)
 
     def append(self, offset: int, headers: Sequence[RecordHeader], payloads: list[Buffer]) -> None:
-        """Write one batch at `offset` and make it durable."""
+        """Write one batch at `offset` and make it durable; after NoSpaceError it may go again."""
+        entries = bytearray()
         pieces: list[Buffer] = []
         joined: list[Buffer] = []
         at = offset
@@ -95,7 +89,7 @@ class SegmentWriter:
                 joined.clear()
             else:
                 joined.append(payload)
-            self._entries += FooterEntry(header, at).pack()
+            entries += FooterEntry(header, at).pack()
             padding = -header.length % ALIGNMENT
             joined.append(_PADDING[:padding])
             at += RECORD_HEADER_BYTES + header.length + padding
@@ -105,6 +99,7 @@ class SegmentWriter:
             at += len(_ZEROS)
         self._file.write(offset, pieces)
         self._file.sync()
+        self._entries += entries
         self._written = max(self._written, at)
 
     def seal(self, offset: int, seq: int, batch: int) -> None:

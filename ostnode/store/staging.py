@@ -1,6 +1,7 @@
 """Where staged records go: sequence numbers, batches and offsets, decided before any write.
 
-Pure bookkeeping. A group of records staged together stays in one batch, a batch in one segment.
+Pure bookkeeping. A group of records staged together stays in one batch, a batch in one segment. A
+segment is used only when its file is there; groups with bulk payloads leave room for those without.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from ostnode.store.errors import StoreFullError
 from ostnode.store.format import (
     FLAG_END,
     FLAG_FIRST,
@@ -26,6 +28,13 @@ from ostnode.store.record import KIND_MARKER, KIND_SEAL, ROLE_KIND_MAX, Extent, 
 
 SEGMENT_RECORDS_MAX: Final = 65_536
 """Records per segment, whatever their size: bounds the footer (6 MiB) kept for the open segment."""
+_METADATA_BYTES_MAX: Final = 1 << 20
+_METADATA_PART: Final = 16
+"""Bulk leaves this part of a segment, or 1 MiB, and as many records: some 4,000 deletions."""
+_METADATA_RECORD_BYTES: Final = 256
+_AHEAD_PART: Final = 4
+_SLACK_BYTES: Final = 1 << 10
+"""What a group may take beyond what was asked for it: its headers and their entries in the seal."""
 
 
 class Placed(NamedTuple):
@@ -86,6 +95,13 @@ class Batch:
         ]
 
 
+class Want(NamedTuple):
+    """A segment whose file is to be made, or made longer. `urgent`: deletions wait for it."""
+
+    number: int
+    urgent: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where the log goes on: segment number, and the next sequence and batch numbers."""
@@ -105,27 +121,83 @@ class Plan(NamedTuple):
 
 
 class Staging:
-    """The queue of batches that wait for the writer, and the place of the next record."""
+    """The queue of batches that wait for the writer, and the place of the next record.
 
-    def __init__(self, position: Position, segment_bytes: int, batch_bytes_max: int) -> None:
+    The next segment's file is wanted once a quarter of the current one, or less than `ahead_bytes`,
+    is left, and when a group did not fit: a small store does not pay for two.
+    """
+
+    def __init__(
+        self,
+        position: Position,
+        segment_bytes: int,
+        batch_bytes_max: int,
+        ahead_bytes: int = 0,
+    ) -> None:
         self.queue: deque[Batch] = deque()
         self.next_seq = position.next_seq
+        self.disk_free = 0
+        """Bytes, when it was last looked at: for who is refused."""
         self._next_batch = position.next_batch
         self._segment = position.segment
         self._following = position.segment + 1
         self._unused = position.segment + 2
         self._offset = SEGMENT_HEADER_BYTES
         self._entries = 0
+        self._length, self._next_length = 0, 0
+        """Of the files of the two segments, 0 before they are there."""
+        self._missed, self._missed_metadata = False, False
         self._segment_bytes = segment_bytes
         self._batch_bytes_max = batch_bytes_max
+        self._ahead_bytes = max(ahead_bytes, segment_bytes // _AHEAD_PART)
+        self._kept_bytes = min(_METADATA_BYTES_MAX, segment_bytes // _METADATA_PART)
 
     @property
-    def segment_used(self) -> int:
-        """Bytes used or promised in the current segment; 0 before anything was staged in it."""
-        return self._offset if self._entries else 0
+    def room_bytes(self) -> int:
+        """Bytes of the segments' files that are neither used nor promised."""
+        used = self._offset if self._entries else 0
+        return max(0, self._length - used) + self._next_length
 
-    def plan(self, records: Sequence[NewRecord]) -> Plan:
-        """Place a group; raises ValueError when it is empty or fits no segment."""
+    def wanted(self) -> Want | None:
+        """The segment whose file is to be made, or made longer, now; None when all is well.
+
+        The next one only once the current one is in use: so they are begun in order.
+        """
+        if not self._entries and self._length < self._segment_bytes:
+            return Want(self._segment, urgent=not self._length)
+        if self._next_length == self._segment_bytes or not self._entries:
+            return None
+        left = self._left()
+        if not self._missed and left >= self._ahead_bytes:
+            return None
+        low = self._missed_metadata or left < self._kept_bytes // 2
+        return Want(self._following, urgent=low and not self._next_length)
+
+    def provided(self, number: int, length: int) -> None:
+        """The file of segment `number` is there, that long."""
+        if number == self._segment:
+            self._length = max(self._length, length)
+        elif number == self._following:
+            self._next_length = max(self._next_length, length)
+            if length:
+                self._missed = self._missed_metadata = False
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether groups of about so many bytes, of any kind, find their place; if not, a file is
+        wanted.
+        """
+        left = self._left()
+        if self._next_length:
+            left = max(left, 0) + self._next_length - SEGMENT_HEADER_BYTES - seal_bytes(0)
+        if nbytes + _SLACK_BYTES + self._kept_bytes <= left:
+            return True
+        self._missed = True
+        return False
+
+    def plan(self, records: Sequence[NewRecord], *, bulk: bool = False) -> Plan:
+        """Place a group. Raises ValueError when it is empty or fits no segment, StoreFullError
+        when it finds no room in the files that are there.
+        """
         if not records:
             raise ValueError("a group has at least one record")
         lengths = [memoryview(record.payload).nbytes for record in records]
@@ -133,9 +205,8 @@ class Staging:
         seq, number = self.next_seq, self._next_batch
         segment, offset, seal = self._segment, self._offset, None
         batch = self._joinable(total)
-        if not self._fits(offset, self._entries, total, len(records)):
-            if not self._fits(SEGMENT_HEADER_BYTES, 0, total, len(records)):
-                raise ValueError(f"a group of {total} bytes fits no segment")
+        if not self._fits_here(total, len(records), bulk=bulk):
+            self._check_next(total, len(records), bulk=bulk)
             seal = self._seal()
             batch, seq, number = None, seq + 1, number + 1
             segment, offset = self._following, SEGMENT_HEADER_BYTES
@@ -167,7 +238,7 @@ class Staging:
 
     def close_burst(self) -> None:
         """Queue a batch that proves the one before it: a marker, or the seal if that is due."""
-        if self._fits(self._offset, self._entries, record_bytes(0), 1):
+        if self._fits_here(record_bytes(0), 1, bulk=False):
             self.accept(self.plan([NewRecord(KIND_MARKER)]))
         else:
             self.close_segment()
@@ -188,11 +259,39 @@ class Staging:
     def _roll(self) -> None:
         self._segment, self._following = self._following, self.take_segment()
         self._offset, self._entries = SEGMENT_HEADER_BYTES, 0
+        self._length, self._next_length = self._next_length, 0
 
-    def _fits(self, offset: int, entries: int, nbytes: int, records: int) -> bool:
-        entries += records
-        room = self._segment_bytes - offset - seal_bytes(entries)
-        return nbytes <= room and entries <= SEGMENT_RECORDS_MAX
+    def _left(self) -> int:
+        """Bytes of the current segment for one more record; below zero when it is not there.
+
+        A record that may still be added counts for its part of a segment: small ones run out first.
+        """
+        records = (SEGMENT_RECORDS_MAX - self._entries) * self._segment_bytes
+        left = self._length - self._offset - seal_bytes(self._entries + 1)
+        return min(left, records // SEGMENT_RECORDS_MAX)
+
+    def _fits_here(self, nbytes: int, records: int, *, bulk: bool) -> bool:
+        room, bulk = self._length - self._offset, bulk and not self._next_length
+        return self._fits(room, self._entries + records, nbytes, bulk=bulk)
+
+    def _check_next(self, nbytes: int, records: int, *, bulk: bool) -> None:
+        """Raise ValueError when a group fits no segment, StoreFullError when not the next one."""
+        room = self._segment_bytes - SEGMENT_HEADER_BYTES
+        if not self._fits(room, records, nbytes, bulk=bulk):
+            raise ValueError(f"a group of {nbytes} bytes fits no segment")
+        room = self._next_length - SEGMENT_HEADER_BYTES
+        if not self._fits(room, records, nbytes, bulk=bulk):
+            self._missed = True
+            self._missed_metadata |= not bulk
+            raise StoreFullError(nbytes, self.disk_free)
+
+    def _fits(self, room: int, records: int, nbytes: int, *, bulk: bool) -> bool:
+        """Whether `nbytes` more fit beside the seal of so many records; bulk leaves some room."""
+        if bulk:
+            kept = self._kept_bytes // _METADATA_RECORD_BYTES
+            records += min(SEGMENT_RECORDS_MAX // _METADATA_PART, kept)
+            room -= self._kept_bytes
+        return nbytes <= room - seal_bytes(records) and records <= SEGMENT_RECORDS_MAX
 
     def _joinable(self, nbytes: int) -> Batch | None:
         """The batch still waiting that a group of `nbytes` may join."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -17,6 +18,7 @@ from typing_extensions import Buffer
 from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
 from ostnode.store.disk import Disk
+from ostnode.store.errors import StoreFullError
 from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader
 from ostnode.store.log import Log
@@ -34,6 +36,7 @@ from ostnode.store.record import (
 from ostnode.store.recovery import Recovered, recover
 from ostnode.store.schema import Schema
 from ostnode.store.scrub import Scrubber, ScrubSlice
+from ostnode.store.space import Space
 from ostnode.store.staging import Batch, Placed, Staging
 from ostnode.store.writer import GroupCommit
 
@@ -128,19 +131,25 @@ class Store:
         return self._parts.reading.corrupt_reads
 
     def admit(self, nbytes: int) -> Admitted:
-        """`async with store.admit(nbytes)`: wait for room for that many bytes of payload."""
+        """`async with store.admit(nbytes)`: wait for room for that many bytes of payload.
+
+        It waits for the disk and for files that are being made, not for a full disk: there staging
+        raises StoreFullError, and so does this while nothing at all can be written.
+        """
+        self._commit.check_unstuck(nbytes)
         return Admitted(self._commit.admission, nbytes)
 
     def stage(self, records: Sequence[NewRecord]) -> Staged:
         """Put a group into the log's order and into `state`; it becomes durable as a whole.
 
-        Raises StoreFailedError when the store has failed or is closed, ValueError for records
-        that cannot be stored, and what the reducer raises; then nothing has changed.
+        Raises StoreFailedError when the store has failed or is closed, StoreFullError when the
+        disk has no room for it (or may have, outside `admit`), ValueError for records that cannot
+        be stored, and what the reducer raises; then nothing has changed.
         """
-        self._commit.check_open()
         for record in records:
             _check(record)
-        plan = self._staging.plan(records)
+        bulk = any(record.kind in self._parts.schema.bulk_kinds for record in records)
+        plan = self._commit.plan(records, bulk=bulk)
         new = map(self._record, plan.records)
         self._parts.overlay.apply(new, self._parts.schema.reduce, plan.batch.changes)
         self._commit.accept(plan)
@@ -153,8 +162,12 @@ class Store:
         return Record(new.kind, *numbers, new.blob, payload, placed.digest, placed.extent)
 
     async def commit(self, records: Sequence[NewRecord]) -> Staged:
-        """Stage a group and wait until it is durable."""
-        staged = self.stage(records)
+        """Stage a group, wait for its room if need be, and until it is durable."""
+        try:
+            staged = self.stage(records)
+        except StoreFullError as error:
+            async with self.admit(error.needed):
+                staged = self.stage(records)
         await staged.wait()
         return staged
 
@@ -195,12 +208,15 @@ class Store:
         return self._parts.reading.digest(extent) if placed is None else placed.digest
 
     def space(self) -> SpaceInfo:
-        """Bytes of the file system, free for this store, and in its segments."""
+        """Bytes of the file system, free for this store, and in its segments.
+
+        What is preallocated counts as free, the emergency reserve does not; a store that takes no
+        bulk payloads now has nothing free.
+        """
         total, free = self._parts.disk.space()
-        used = self._staging.segment_used
-        reserved = self._parts.options.segment_bytes - used if used else 0
+        free = free + self._staging.room_bytes if self._commit.takes_bulk else 0
         stored = self._parts.recovered.stored + self._commit.written
-        return SpaceInfo(total, free + reserved, stored)
+        return SpaceInfo(total, free, stored)
 
 
 @asynccontextmanager
@@ -229,15 +245,23 @@ async def open_store(
     await worker.run(disk.lock)
     try:
         index = disk.key_index() if index is None else index
-        recovered = await worker.run(recover, disk, index, schema, owner)
-        log = Log(disk, index, options.segment_bytes, owner, clock, rng)
+        space = await worker.run(Space, disk, options.segment_bytes)
+        recovering = partial(recover, disk, index, schema, owner)
+        recovered = await worker.run(space.having_room, recovering)
+        log = Log(space, index, owner, clock, rng)
         overlay = Overlay(index)
-        staging = Staging(recovered.position, options.segment_bytes, options.batch_bytes_max)
+        staging = Staging(
+            recovered.position,
+            options.segment_bytes,
+            options.batch_bytes_max,
+            ahead_bytes=options.queue_bytes_max,
+        )
         commit = GroupCommit(
             staging,
             worker,
             log.write,
             lambda batch: overlay.retire(batch.changes),
+            space,
             queue_bytes_max=options.queue_bytes_max,
             marker_delay_s=options.marker_delay_s,
         )
@@ -251,12 +275,15 @@ async def open_store(
             options, schema, recovered, disk, index, overlay, staging, commit, reading, scrubber
         )
         try:
+            await commit.make_room()
             async with _writing(commit):
                 yield Store(parts)
         finally:
             reading.close()
             log.close()
             with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
+                if commit.clean:
+                    await worker.run(space.remove_unused)
                 await worker.run(lambda: index.close(clean=commit.clean))
     finally:
         disk.unlock()
@@ -268,6 +295,7 @@ async def _writing(commit: GroupCommit) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commit.run)
         nursery.start_soon(commit.close_bursts)
+        nursery.start_soon(commit.watch_room)
         try:
             yield
         finally:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import trio
 
 from ostnode.env import Worker
 from ostnode.store.admission import Admission
-from ostnode.store.errors import StoreFailedError
+from ostnode.store.errors import NoSpaceError, StoreFailedError, StoreFullError
 from ostnode.store.format import SEGMENT_HEADER_BYTES
-from ostnode.store.record import Extent
-from ostnode.store.staging import Batch, Placed, Plan, Staging
+from ostnode.store.record import Extent, NewRecord
+from ostnode.store.space import Space
+from ostnode.store.staging import Batch, Placed, Plan, Staging, Want
+
+RECHECK_S: Final = 1.0
+"""How often a full disk is looked at again."""
 
 
 class GroupCommit:
     """The writer task and those who wait for it.
 
     A failure is final: it is never retried, every waiter hears of it, nothing is accepted after.
+    A full disk is none. Groups with bulk payloads are refused when there is no room for them or
+    the reserve is not whole, others when there is no room. When there is not even enough for what
+    was accepted, that batch is written again every second, unacknowledged, and all are refused.
     """
 
     def __init__(
@@ -26,12 +34,13 @@ class GroupCommit:
         worker: Worker,
         write: Callable[[Batch], None],
         retire: Callable[[Batch], None],
+        space: Space,
         *,
         queue_bytes_max: int,
         marker_delay_s: float,
     ) -> None:
         self._staging, self._worker, self._write, self._retire = staging, worker, write, retire
-        self._marker_delay_s = marker_delay_s
+        self._space, self._marker_delay_s = space, marker_delay_s
         self._pending: dict[tuple[int, int], Placed] = {}
         self._unfinished: dict[int, Batch] = {}
         self._idle_since = 0.0
@@ -40,7 +49,10 @@ class GroupCommit:
         self._work, self._burst, self._ended = trio.Event(), trio.Event(), trio.Event()
         self._scope = trio.CancelScope()
         self._scope.shield = True  # bounded: `close` cancels it, and is itself given a deadline
-        self.admission = Admission(queue_bytes_max)
+        self._short = trio.Event()
+        self._refused: tuple[Want | None, float] | None = None
+        self._is_stuck = False
+        self.admission = Admission(queue_bytes_max, self._is_settled)
         self.clean = False
         """Closed with everything written."""
         self.written = 0
@@ -52,6 +64,65 @@ class GroupCommit:
             raise StoreFailedError(self._failure)
         if self._closing:
             raise StoreFailedError("the store is closed")
+
+    @property
+    def takes_bulk(self) -> bool:
+        """Whether there is room for more than deletions and the like."""
+        return self._space.whole and not self._is_stuck
+
+    def check_unstuck(self, nbytes: int) -> None:
+        """Raise StoreFullError while nothing at all can be written."""
+        if self._is_stuck:
+            raise StoreFullError(nbytes, self._space.free)
+
+    def plan(self, records: Sequence[NewRecord], *, bulk: bool) -> Plan:
+        """Place a group; raises StoreFailedError, StoreFullError, or ValueError."""
+        self.check_open()
+        if self._is_stuck or (bulk and not self._space.whole):
+            nbytes = sum(memoryview(record.payload).nbytes for record in records)
+            raise StoreFullError(nbytes, self._space.free)
+        try:
+            return self._staging.plan(records, bulk=bulk)
+        except StoreFullError:
+            self._work.set()
+            raise
+
+    def _is_settled(self, nbytes: int) -> bool:
+        """False while a file is being made for so many bytes: they are worth waiting for."""
+        if self._staging.has_room(nbytes) or self._closing or self._is_stuck:
+            return True
+        wanted = self._staging.wanted()
+        if wanted is None or (self._refused is not None and self._refused[0] == wanted):
+            return True
+        self._work.set()
+        return False
+
+    async def make_room(self) -> None:
+        """Have the file made that is wanted, and the reserve. A full disk is asked now and then."""
+        while (want := self._staging.wanted()) is not None or not self._space.whole:
+            now = trio.current_time()
+            if self._closing or (
+                self._refused is not None and self._refused[0] == want and now < self._refused[1]
+            ):
+                return
+            length = await self._worker.run(self._space.provide, want)
+            if want is not None:
+                self._staging.provided(want.number, length)
+            self._staging.disk_free = self._space.free
+            again = self._staging.wanted()
+            self._refused = None
+            if again == want or not self._space.whole:
+                self._refused = again, trio.current_time() + RECHECK_S
+                self._short.set()
+            self.admission.look_again()
+
+    async def watch_room(self) -> None:
+        """Look at a full disk again every second; runs until cancelled."""
+        while True:
+            await self._short.wait()
+            self._short = trio.Event()
+            await trio.sleep(RECHECK_S)
+            self._work.set()
 
     def accept(self, plan: Plan) -> None:
         """Queue a group that has been applied."""
@@ -89,16 +160,31 @@ class GroupCommit:
         try:
             with self._scope:
                 while (batch := await self._next_batch()) is not None:
-                    await self._worker.run(self._write, batch)
+                    await self._write_out(batch)
                     self._completed(batch)
                 self.clean = True
         except Exception as error:
-            self._failure = f"the store failed and takes no more writes: {error!r}"
+            self._failure = (
+                f"the store failed and takes no more writes: {error}. Look at the disk and the "
+                "kernel's log; the next start verifies what was written last"
+            )
             raise StoreFailedError(self._failure) from error
         finally:
             self._closing = True
             self._abandon()
             self._ended.set()
+
+    async def _write_out(self, batch: Batch) -> None:
+        while True:
+            try:
+                await self._worker.run(self._write, batch)
+            except NoSpaceError:
+                self._is_stuck = True
+                self.admission.look_again()
+                await trio.sleep(RECHECK_S)
+            else:
+                self._is_stuck = False
+                return
 
     async def close(self) -> None:
         """Accept nothing more, write what is queued, seal the segment, end the writer."""
@@ -112,13 +198,15 @@ class GroupCommit:
     async def _next_batch(self) -> Batch | None:
         """The oldest batch, once there is one; None when all is written and `close` was called."""
         queue = self._staging.queue
-        while not queue:
+        while True:
+            self._work = trio.Event()
+            await self.make_room()
+            if queue:
+                return queue.popleft()
             if self._closing:
                 self._staging.close_segment()
                 return queue.popleft() if queue else None
-            self._work = trio.Event()
             await self._work.wait()
-        return queue.popleft()
 
     async def close_bursts(self) -> None:
         """Queue a marker whenever the log has been idle for a while; runs until cancelled.

@@ -4,6 +4,9 @@ Writes and truncations that no `sync` followed are kept by 512-byte sector, at r
 power goes; so are creations and removals that no `sync_names` followed. A killed process loses
 nothing it wrote, but nothing more becomes durable by that. A failed `sync` loses what it should
 have made durable while reads go on showing it (the page cache marked clean).
+
+With a capacity it fills up as ext4 does: a write that does not fit writes what fits, a refused
+allocation keeps what it got until it is truncated, and what is removed or punched is free at once.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from random import Random
 from typing_extensions import Buffer, override
 
 from ostnode.store.disk import Disk, File
-from ostnode.store.errors import StoreLockedError
+from ostnode.store.errors import StoreLockedError, disk_error
 from ostnode.store.keyspace import Covered
 from ostnode.store.memoryindex import MemoryIndex
 
 SECTOR_BYTES = 512
+INDEX_PAGE_BYTES = 4096
 
 
 class SimCrash(BaseException):
@@ -84,11 +88,31 @@ class Inode:
 
 
 class SimIndex(MemoryIndex):
-    """A key index that survives the power only when it was closed cleanly."""
+    """A key index that survives the power only when it was closed cleanly.
+
+    On a disk with a capacity a third of its commits need another page, which is never given back.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.clean = False
+        self.disk: SimDisk | None = None
+        self.pages = 0
+
+    @override
+    def commit(self, changes: Mapping[bytes, bytes | None], covered: Covered) -> None:
+        disk = self.disk
+        if disk is not None:
+            disk.fail("commit", "data.mdb")
+            if disk.faults.capacity is not None and disk.rng.random() < 1 / 3:
+                disk.need(INDEX_PAGE_BYTES, "data.mdb")
+                self.pages += 1
+        super().commit(changes, covered)
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        self.pages = 0
 
     @override
     def open(self) -> Covered | None:
@@ -111,6 +135,14 @@ class Faults:
     lazy_names: bool = False
     """`sync_names` lies."""
     allocate_errno: int | None = None
+    preallocates: bool = True
+    """Whether the file system can."""
+    capacity: int | None = None
+    """Bytes of the disk, of which other programs' files take `foreign`."""
+    foreign: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    """Errno by what fails: `write`, `sync`, `allocate`, `create`, `sync names`, `commit`, for every
+    file, or `write 00000001.seg` for one."""
 
 
 class SimDisk(Disk):
@@ -121,6 +153,8 @@ class SimDisk(Disk):
         self.faults = faults or Faults()
         self.operations = 0
         self.index = SimIndex()
+        self.index.disk = self
+        self.kept = 0
         self.files: dict[str, Inode] = {}
         self.durable_files: dict[str, Inode] = {}
         self.pending_names: list[tuple[str, Inode | None]] = []
@@ -146,7 +180,10 @@ class SimDisk(Disk):
             inode.keep_some(after.rng)
             inode.seen = bytearray(inode.durable)
         after.durable_files = dict(after.files)
-        after.index = copy_index(self.index) if self.index.clean else SimIndex()
+        after.kept = self.kept
+        if self.index.clean:
+            after.index = copy_index(self.index)
+            after.index.disk = after
         return after
 
     def killed(self, seed: int) -> SimDisk:
@@ -154,8 +191,34 @@ class SimDisk(Disk):
         after = SimDisk(seed)
         kept = copy.deepcopy((self.files, self.durable_files, self.pending_names))
         after.files, after.durable_files, after.pending_names = kept
+        after.kept = self.kept
         after.index = copy_index(self.index)
+        after.index.disk = after
         return after
+
+    def used(self) -> int:
+        """Bytes that all files take, other programs' too."""
+        segments = sum(len(inode.seen) - inode.punched for inode in self.files.values())
+        return segments + self.kept + INDEX_PAGE_BYTES * self.index.pages + self.faults.foreign
+
+    def room(self) -> int:
+        """Bytes that are free."""
+        total = 1 << 30 if self.faults.capacity is None else self.faults.capacity
+        return max(0, total - self.used())
+
+    def need(self, nbytes: int, name: str) -> None:
+        """Raise NoSpaceError unless so many bytes more fit."""
+        if nbytes > 0 and nbytes > self.room():
+            raise disk_error(errno.ENOSPC, name)
+
+    def fail(self, what: str, name: str) -> None:
+        """Raise the error that this is to meet, if any."""
+        errors = self.faults.errors
+        code = errors.get(what) or errors.get(f"{what} {name}")
+        if code is not None:
+            if "sync" in what:
+                raise OSError(code, os.strerror(code), name)
+            raise disk_error(code, name)
 
     @override
     def lock(self) -> None:
@@ -176,6 +239,7 @@ class SimDisk(Disk):
         if create:
             if name in self.files:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+            self.fail("create", name)
             crash = self.step(f"create {name}")
             inode = Inode()
             self._change_name(name, inode)
@@ -183,7 +247,7 @@ class SimDisk(Disk):
                 raise SimCrash
         if name not in self.files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        return SimFile(self, self.files[name], writable=create or write)
+        return SimFile(self, self.files[name], writable=create or write, name=name)
 
     @override
     def remove(self, name: str) -> None:
@@ -199,6 +263,7 @@ class SimDisk(Disk):
     @override
     def sync_names(self) -> None:
         crash = self.step("sync names")
+        self.fail("sync names", "segments")
         if crash and self.rng.random() < 0.5:
             raise SimCrash
         if not self.faults.lazy_names:
@@ -209,7 +274,20 @@ class SimDisk(Disk):
 
     @override
     def space(self) -> tuple[int, int]:
-        return 1 << 30, (1 << 30) - sum(len(inode.seen) for inode in self.files.values())
+        total = 1 << 30 if self.faults.capacity is None else self.faults.capacity
+        return total, self.room()
+
+    @override
+    def reserve(self, length: int) -> None:
+        crash = self.step(f"reserve {length}")
+        self.need(length - self.kept, "reserve")
+        self.kept = length
+        if crash:
+            raise SimCrash
+
+    @override
+    def reserved(self) -> int:
+        return self.kept
 
     @override
     def key_index(self) -> SimIndex:
@@ -226,8 +304,8 @@ class SimDisk(Disk):
 class SimFile(File):
     """An open file of a SimDisk. `unreadable` pages answer EIO."""
 
-    def __init__(self, disk: SimDisk, inode: Inode, *, writable: bool) -> None:
-        self._disk, self._inode, self._writable = disk, inode, writable
+    def __init__(self, disk: SimDisk, inode: Inode, *, writable: bool, name: str = "") -> None:
+        self._disk, self._inode, self._writable, self._name = disk, inode, writable, name
         self._open = True
         disk.open_files += 1
 
@@ -246,6 +324,12 @@ class SimFile(File):
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         data = b"".join(bytes(memoryview(buffer)) for buffer in buffers)
         crash = self._change(f"write {offset}+{len(data)}")
+        self._disk.fail("write", self._name)
+        growth = offset + len(data) - len(self._inode.seen)
+        if growth > max(0, self._disk.room()):
+            short = data[: max(0, len(data) - growth + self._disk.room())]
+            self._inode.do(Write(offset, short))
+            raise disk_error(errno.ENOSPC, self._name)
         if crash:
             data = data[: self._disk.rng.randint(0, len(data))]
         self._inode.do(Write(offset, data))
@@ -255,10 +339,15 @@ class SimFile(File):
     @override
     def allocate(self, length: int) -> None:
         if self._disk.faults.allocate_errno is not None:
-            code = self._disk.faults.allocate_errno
-            raise OSError(code, os.strerror(code))
-        if length > len(self._inode.seen):
-            self.truncate(length)
+            raise disk_error(self._disk.faults.allocate_errno, self._name)
+        self._disk.fail("allocate", self._name)
+        growth = length - len(self._inode.seen)
+        if growth <= 0 or not self._disk.faults.preallocates:
+            return
+        if growth > self._disk.room():
+            self.truncate(len(self._inode.seen) + self._disk.room())
+            raise disk_error(errno.ENOSPC, self._name)
+        self.truncate(length)
 
     @override
     def truncate(self, length: int) -> None:
@@ -290,6 +379,7 @@ class SimFile(File):
     @override
     def sync(self) -> None:
         crash = self._change("sync")
+        self._disk.fail("sync", self._name)
         if self._disk.operations in self._disk.faults.sync_errors:
             self._inode.keep_some(self._disk.rng)
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -70,7 +70,7 @@ async def work(store: Store, history: History, rng: Random, groups: int) -> None
     async def task() -> None:
         for _ in range(groups):
             await trio.sleep(rng.choice((0, 0, 0, 0.01, 0.2)))
-            async with store.admit(4000):
+            async with store.admit(10_000):
                 number = len(history.shown)
                 staged = store.stage(group(rng, number))
                 history.shown.append(dump(store.state))

@@ -8,11 +8,11 @@ from typing import Final, TypeVar
 
 import trio
 
-from ostnode.errors import OstError, ShuttingDownError
+from ostnode.errors import BusyError, OstError, ShuttingDownError
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.records import Kind
 from ostnode.roles.bucket.views import View
-from ostnode.store.errors import StoreFailedError
+from ostnode.store.errors import StoreFailedError, StoreFullError
 from ostnode.store.store import Staged, Store
 
 T = TypeVar("T")
@@ -72,8 +72,9 @@ class Desk:
         """The decision's answer.
 
         `nbytes` is about how much it writes. An OstError that the decision returns is raised
-        once its records are durable; one that it raises leaves nothing behind. Raises
-        ShuttingDownError when the outcome is unknown because the store has failed.
+        once its records are durable; one that it raises leaves nothing behind. Raises BusyError
+        when the disk is full and nothing was written, ShuttingDownError when the outcome is
+        unknown because the store has failed.
         """
         answer: T | OstError
         staged = None
@@ -115,8 +116,12 @@ _SWEEPABLE: Final = frozenset({
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
-    """A failed store ends the node; callers hear that it stops."""
+    """A failed store ends the node; callers hear that it stops. A full disk is waited out: the
+    room that an upload was promised is there again when something is deleted.
+    """
     try:
         yield
+    except StoreFullError as error:
+        raise BusyError("the bucket's disk is full; try again later") from error
     except StoreFailedError as error:
         raise ShuttingDownError("the store has failed; the outcome is unknown") from error

@@ -39,8 +39,8 @@ class BucketOptions:
             bucket=self.principal,
             user_uploads_max=self.user_uploads_max,
             user_references_max=self.user_references_max,
-            # The log takes a whole segment at a time, and one that does not fit ends the node: what
-            # is promised may begin one more, and deletions need another.
+            # The log takes its room a segment at a time, and leaves some at the end of each: beside
+            # what is promised one more may be begun, and the next is made before that is full.
             free_bytes_min=max(self.free_bytes_min, 2 * self.store.segment_bytes),
             skew_s=self.tokens.skew_s,
         )

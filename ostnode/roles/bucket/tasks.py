@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from ostnode.env import Clock
-from ostnode.errors import InternalError, InvalidArgumentError, ShuttingDownError
+from ostnode.errors import BusyError, InternalError, InvalidArgumentError, ShuttingDownError
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.core.sweeps import expire_upload, sweep_slice
@@ -60,11 +60,12 @@ class Sweeper:
     async def _sweep_on(self) -> None:
         expire_at = trio.current_time()
         while True:
-            while await self.sweep_once():
-                pass
-            if trio.current_time() >= expire_at:
-                await self.expire_uploads()
-                expire_at = trio.current_time() + _EXPIRY_INTERVAL_S
+            with suppress(BusyError):  # the disk is full: the next round goes on
+                while await self.sweep_once():
+                    pass
+                if trio.current_time() >= expire_at:
+                    await self.expire_uploads()
+                    expire_at = trio.current_time() + _EXPIRY_INTERVAL_S
             await self._desk.sweep_news.wait(at_most_s=self._options.sweep_interval_s)
 
     async def sweep_once(self) -> bool:

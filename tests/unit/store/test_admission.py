@@ -81,3 +81,28 @@ async def test_what_is_staged_counts_until_it_is_given_back() -> None:
     assert scope.cancelled_caught
     admission.give_back(6)
     await admission.enter(6)
+
+
+async def test_who_is_let_in_when_cancelled_already_gives_the_room_back() -> None:
+    admission = Admission(10)
+    await admission.enter(8)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission.enter, 5)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        admission.give_back(8)
+    with trio.fail_after(1):
+        await admission.enter(10)
+
+
+async def test_those_inside_count_when_it_is_asked_whether_it_is_time() -> None:
+    asked: list[int] = []
+    admission = Admission(100, lambda nbytes: asked.append(nbytes) or nbytes <= 8)
+    await admission.enter(5)
+    admission.take(20)
+    with trio.move_on_after(0) as scope:
+        await admission.enter(4)
+    assert scope.cancelled_caught
+    admission.leave(5)
+    await admission.enter(4)
+    assert asked == [5, 9, 4]

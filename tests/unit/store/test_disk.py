@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ostnode.store.disk import RealDisk, RealFile
-from ostnode.store.errors import StoreLockedError
+from ostnode.store.errors import NoSpaceError, StoreLockedError
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def test_allocate_and_truncate(file: RealFile, monkeypatch: pytest.MonkeyPatch) 
     assert file.size() == 100_000
     file.truncate(5)
     assert file.size() == 5
-    monkeypatch.setattr(os, "posix_fallocate", fail_with(errno.EOPNOTSUPP))
+    monkeypatch.setattr("ostnode.store.disk._fallocate", lambda *_: errno.EOPNOTSUPP)
     file.allocate(100_000)
     assert file.size() == 5
-    monkeypatch.setattr(os, "posix_fallocate", fail_with(errno.ENOSPC))
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("ostnode.store.disk._fallocate", lambda *_: errno.ENOSPC)
+    with pytest.raises(NoSpaceError, match=r"No space left on device: .*1\.seg"):
         file.allocate(100_000)
 
 

@@ -8,7 +8,9 @@ from tests.support.storekit import SMALL, set_
 
 
 def new_staging() -> Staging:
-    return Staging(Position(1, 1, 1), SMALL.segment_bytes, SMALL.batch_bytes_max)
+    staging = Staging(Position(1, 1, 1), SMALL.segment_bytes, SMALL.batch_bytes_max)
+    staging.provided(1, SMALL.segment_bytes)
+    return staging
 
 
 def staged(staging: Staging, name: str) -> Batch:
