@@ -60,7 +60,7 @@ def child(data_dir: Path, groups: int) -> int:
         with scheduled(1):
             clock = trio.testing.MockClock(autojump_threshold=0)
             trio.run(write_groups, data_dir, groups, clock=clock)
-    except BaseException:  # noqa: BLE001  said on stderr, as an interpreter would
+    except Exception:  # noqa: BLE001  said on stderr, as an interpreter would
         traceback.print_exc()
         return 1
     return 0

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.crashstates import Survey, failed_syncs, survey, verdict
+from tests.support.crashstates import Survey, failed_syncs, recoveries, survey, verdict
 from tests.support.storecrash import BrokenPromiseError, crash_run
 
-STATES = 75
+STATES = 60
 """Random runs per block."""
-QUICK = Survey(power_cuts=2)
+QUICK = Survey(power_cuts=5)
+SMALL = Survey(groups=2, power_cuts=4)
 DEEP_STATES = 100_000
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_b40_b45_every_place_to_crash_in_two_lives(seed: int) -> None:
     states, cuts, broken = verdict([survey(seed, QUICK)])
     print(f"{states} states from {cuts.total()} places to crash: {dict(cuts)}")
@@ -36,6 +37,15 @@ def test_b44_each_sync_fails_once_and_nobody_is_told_what_it_lost(seed: int) -> 
     print(f"{states} states after failed syncs")
     assert not broken, "\n".join(broken)
     assert states >= 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_b40_every_place_to_crash_in_recoveries(seed: int) -> None:
+    states, cuts, broken = verdict([recoveries(seed, SMALL)])
+    print(f"{states} states from {cuts.total()} places to crash in recoveries")
+    assert not broken, "\n".join(broken)
+    assert states >= 300
 
 
 @pytest.mark.slow
@@ -77,7 +87,8 @@ def test_a_seed_says_everything(tmp_path: Path) -> None:
 def test_b40_a_hundred_thousand_crash_states() -> None:
     states = seed = 0
     while states < DEEP_STATES:
-        found, _, broken = verdict([survey(1000 + seed, Survey(lives=3)), failed_syncs(seed)])
+        tallies = [survey(1000 + seed, Survey(lives=3)), failed_syncs(seed), recoveries(seed)]
+        found, _, broken = verdict(tallies)
         assert not broken, "\n".join(broken)
         states, seed = states + found, seed + 1
     print(f"{states} states from {seed} seeds")

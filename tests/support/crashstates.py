@@ -29,8 +29,8 @@ from tests.support.storecrash import History, Life, live
 
 RECOVERIES_MAX = 4
 """Crashes of recovery after one crash of a life."""
-POWER_CUTS = 4
-"""States after a power cut made from each cut."""
+POWER_CUTS = 8
+"""States after a power cut made from each cut at which something is not synced."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class WatchedDisk(SimDisk):
         super().__init__()
         self.__dict__.update(disk.__dict__, faults=faults or Faults())
         self.index = WatchedIndex(disk.index, self.cut)
+        self.index.disk = self
         self._history = history
         self.cuts: list[Cut] = []
 
@@ -157,6 +158,31 @@ def survey(seed: int, plan: Survey = Survey(), only: str | None = None) -> Tally
     return tally
 
 
+def recoveries(seed: int, plan: Survey = Survey()) -> Tally:
+    """One life, killed before each sync; every recovery from that, cut at every place.
+
+    Then the records that a recovery keeps, and all that it writes, may still be lost.
+    """
+    tally = Tally()
+    history, rng = History(), Random(f"{seed} 0")
+    watched = WatchedDisk(SimDisk(seed), history, plan.faults)
+    with scheduled(rng.getrandbits(32)):
+        plan.life(watched, history, rng, plan.groups)
+    for at, cut in enumerate(watched.cuts):
+        if cut.what != "sync":
+            continue
+        name = f"{seed}:recovery {at}"
+        found = cut.history(history)
+        recovering = WatchedDisk(cut.disk.killed(at), found, plan.faults)
+        with scheduled(at):
+            plan.life(recovering, found, Random(name), 0)
+        tally.cuts.update(cut.what.split()[0] for cut in recovering.cuts)
+        # Cuts before the end of the recovery know only what had been acknowledged before.
+        for state in _states(name, recovering.cuts, cut.history(history), plan.power_cuts):
+            _visit(state, plan, tally)
+    return tally
+
+
 def failed_syncs(seed: int, plan: Survey = Survey()) -> Tally:
     """One life per sync, in which that sync fails: nobody is told of what it did not sync."""
     tally = Tally()
@@ -172,7 +198,8 @@ def failed_syncs(seed: int, plan: Survey = Survey()) -> Tally:
     for number in (at for at, what in enumerate(whole, 1) if what == "sync"):
         watched, history, stopped = run(replace(plan.faults, sync_errors=frozenset({number})))
         name = f"{seed}:sync {number}"
-        if not stopped or len(watched.log) != number:
+        later = [what for what in watched.log[number:] if what.startswith(("write", "sync"))]
+        if not stopped or later:
             tally.broken.append(f"{name}: went on after a failed sync")
         watched.cut("failed")
         for state in _states(name, watched.cuts[-1:], history, plan.power_cuts):
@@ -189,13 +216,18 @@ def _states(name: str, cuts: list[Cut], history: History, power_cuts: int) -> It
         ]
         makers += [
             (f"power {n}", lambda rng, cut=cut: cut.disk.power_lost(rng.getrandbits(32)))
-            for n in range(power_cuts)
+            for n in range(power_cuts if _unsynced(cut.disk) else 1)
         ]
         if at + 1 < len(cuts) and (write := _next_write(cut, cuts[at + 1])):
             makers.append(("torn", lambda rng, cut=cut, w=write: _torn(cut, w, rng)))
         for how, make in makers:
             called = f"{name}:{at}:{how}"
             yield State(called, make(Random(called)), cut.history(history))
+
+
+def _unsynced(disk: SimDisk) -> bool:
+    """Whether it is a matter of chance what a power cut leaves."""
+    return bool(disk.pending_names) or any(inode.pending for inode in disk.files.values())
 
 
 def _without_index(cut: Cut, rng: Random) -> SimDisk:
@@ -273,6 +305,8 @@ def again(name: str) -> Tally:
     seed, life, *_ = name.split(":")
     if life.startswith("sync"):
         return failed_syncs(int(seed))
+    if life.startswith("recovery"):
+        return recoveries(int(seed))
     return survey(int(seed), Survey(lives=int(life) + 1), only=name)
 
 
