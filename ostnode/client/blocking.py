@@ -98,6 +98,10 @@ class Client:
     delete_references = _waiting(trio_client.Client.delete_references)
     upload_status = _waiting(trio_client.Client.upload_status)
     cancel_upload = _waiting(trio_client.Client.cancel_upload)
+    maintenance_status = _waiting(trio_client.Client.maintenance_status)
+    compact_bucket = _waiting(trio_client.Client.compact_bucket)
+    pause_maintenance = _waiting(trio_client.Client.pause_maintenance)
+    start_scrub = _waiting(trio_client.Client.start_scrub)
 
     allowance = _waiting(trio_client.Client.allowance)
     user = _waiting(trio_client.Client.user)

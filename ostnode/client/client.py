@@ -25,6 +25,7 @@ from ostnode.errors import InvalidArgumentError, NotFoundError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId, Principal
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
 from ostnode.wire.fields import Message, Request
 
 M = TypeVar("M", bound=Message)
@@ -223,6 +224,26 @@ class Client(IndexCalls):
     async def cancel_upload(self, bucket: m.BucketAddress, blob_id: BlobId) -> None:
         """Give up an open upload: its chunks go, its reservation is freed."""
         await self._node(bucket).call(m.CancelUpload(blob_id), m.Ok)
+
+    async def maintenance_status(self, bucket: m.BucketAddress) -> upkeep.MaintenanceInfo:
+        """Compaction, scrub, damage and space of a bucket (operator only)."""
+        request = upkeep.MaintenanceStatus()
+        return await self._node(bucket).call(request, upkeep.MaintenanceInfo)
+
+    async def compact_bucket(
+        self, bucket: m.BucketAddress, *, dry_run: bool = False
+    ) -> upkeep.CompactionPlan:
+        """Start a compaction pass, or only say what it would free (operator only)."""
+        request = upkeep.CompactBucket(dry_run)
+        return await self._node(bucket).call(request, upkeep.CompactionPlan)
+
+    async def pause_maintenance(self, bucket: m.BucketAddress, *, paused: bool = True) -> None:
+        """Hold a bucket's compaction and scrub, or let them go on (operator only)."""
+        await self._node(bucket).call(upkeep.PauseMaintenance(paused), m.Ok)
+
+    async def start_scrub(self, bucket: m.BucketAddress) -> None:
+        """Let a bucket read all it has again, from now on (operator only)."""
+        await self._node(bucket).call(upkeep.StartScrub(), m.Ok)
 
     async def _holder(
         self,

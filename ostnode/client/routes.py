@@ -14,6 +14,7 @@ from ostnode.base64url import encode_base64url
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, Principal, PrincipalKind
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
 from ostnode.wire.calls import call_of
 from ostnode.wire.fields import Request
 from ostnode.wire.jsonmap import Json, to_json
@@ -156,6 +157,22 @@ def _blob_info(name: str, request: m.BlobInfoRequest) -> HttpCall:
     return HttpCall(name, "GET", path, headers=_token(request.token))
 
 
+def _maintenance_status(name: str, _request: upkeep.MaintenanceStatus) -> HttpCall:
+    return HttpCall(name, "GET", "/v1/maintenance")
+
+
+def _compact_bucket(name: str, request: upkeep.CompactBucket) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/maintenance/compaction", json=to_json(request))
+
+
+def _pause_maintenance(name: str, request: upkeep.PauseMaintenance) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/maintenance/pause", json=to_json(request))
+
+
+def _start_scrub(name: str, _request: upkeep.StartScrub) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/maintenance/scrub")
+
+
 _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     m.ChangeUsers: _change_users,
     m.GetUser: _get_user,
@@ -173,4 +190,8 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     m.AddReference: _add_reference,
     m.RemoveReferences: _remove_references,
     m.BlobInfoRequest: _blob_info,
+    upkeep.MaintenanceStatus: _maintenance_status,
+    upkeep.CompactBucket: _compact_bucket,
+    upkeep.PauseMaintenance: _pause_maintenance,
+    upkeep.StartScrub: _start_scrub,
 }

@@ -13,6 +13,7 @@ from ostnode.web.jsonroutes import Fields, Route, json_app
 from ostnode.web.sessions import Sessions
 from ostnode.web.uploads import BLOBS_TEMPLATE, CHUNKS_TEMPLATE, GrantGate, Uploads
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
 from ostnode.wire.calls import Service
 from ostnode.wire.fields import Message
 
@@ -46,6 +47,10 @@ BUCKET_ROUTES: Final = (
         shape=_one_reference,
         result=_only_result,
     ),
+    Route("GET", "/v1/maintenance", upkeep.MaintenanceStatus),
+    Route("POST", "/v1/maintenance/compaction", upkeep.CompactBucket, body=True),
+    Route("POST", "/v1/maintenance/pause", upkeep.PauseMaintenance, body=True),
+    Route("POST", "/v1/maintenance/scrub", upkeep.StartScrub),
 )
 
 

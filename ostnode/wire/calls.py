@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
 from ostnode.ids import Principal
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.status import ClusterInfo, ClusterStatus
@@ -90,6 +91,7 @@ def _who(*who: Who) -> frozenset[Who]:
 _ADMIN: Final = _who(Who.APP, Who.OPERATOR)
 _USER: Final = _who(Who.SOMEBODY)
 _PEER: Final = _who(Who.BUCKET)
+_OPERATOR: Final = _who(Who.OPERATOR)
 
 CALLS: Final = (
     CallSpec(1, "change_users", Kind.INDEX, _who(Who.APP), m.ChangeUsers, m.BatchResult),
@@ -111,6 +113,19 @@ CALLS: Final = (
     CallSpec(17, "remove_blob_reference", Kind.BUCKET, _USER, m.RemoveReferences, m.BatchResult),
     CallSpec(18, "blob_info", Kind.BUCKET, _USER, m.BlobInfoRequest, m.BlobInfo),
     CallSpec(19, "read_blob", Kind.BUCKET, _USER, m.ReadBlob, m.BlobInfo, "result"),
+    CallSpec(
+        20,
+        "maintenance_status",
+        Kind.BUCKET,
+        _OPERATOR,
+        upkeep.MaintenanceStatus,
+        upkeep.MaintenanceInfo,
+    ),
+    CallSpec(
+        21, "compact_bucket", Kind.BUCKET, _OPERATOR, upkeep.CompactBucket, upkeep.CompactionPlan
+    ),
+    CallSpec(22, "pause_maintenance", Kind.BUCKET, _OPERATOR, upkeep.PauseMaintenance, m.Ok),
+    CallSpec(23, "start_scrub", Kind.BUCKET, _OPERATOR, upkeep.StartScrub, m.Ok),
 )
 
 

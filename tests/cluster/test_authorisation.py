@@ -13,6 +13,7 @@ from ostnode.errors import (
 )
 from ostnode.ids import BlobId, GrantId, Uid
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
 from ostnode.wire.calls import CALLS, Kind
 from ostnode.wire.fields import Request
 from ostnode.wire.status import ClusterStatus
@@ -43,6 +44,10 @@ ALLOWED = {
     "remove_blob_reference": EVERYBODY,
     "blob_info": EVERYBODY,
     "read_blob": EVERYBODY,
+    "maintenance_status": {"operator"},
+    "compact_bucket": {"operator"},
+    "pause_maintenance": {"operator"},
+    "start_scrub": {"operator"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be
 the caller's, or a token for it shown."""
@@ -73,6 +78,10 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "remove_blob_reference": m.RemoveReferences((m.ReferenceKey(BLOB, Uid(bytes(8)), chat),)),
         "blob_info": m.BlobInfoRequest(chat, BLOB),
         "read_blob": m.ReadBlob(chat, BLOB, 0, 1),
+        "maintenance_status": upkeep.MaintenanceStatus(),
+        "compact_bucket": upkeep.CompactBucket(),
+        "pause_maintenance": upkeep.PauseMaintenance(paused=False),
+        "start_scrub": upkeep.StartScrub(),
     }
 
 

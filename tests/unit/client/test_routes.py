@@ -6,6 +6,7 @@ from ostnode.client.routes import blob_call, http_call, session_call
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, GrantId, Principal, PrincipalKind, Uid
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
 from ostnode.wire.calls import CALLS
 from ostnode.wire.status import ClusterStatus
 from tests.support.client_fakes import ALICE, GENERAL
@@ -40,6 +41,10 @@ CHAT_TEXT = CHAT.text(PrincipalKind.ACCESSOR)
             "POST /v1/references/remove",
         ),
         (m.BlobInfoRequest(CHAT, BLOB, b"t"), f"GET /v1/info/{CHAT_TEXT}/{BLOB}"),
+        (upkeep.MaintenanceStatus(), "GET /v1/maintenance"),
+        (upkeep.CompactBucket(dry_run=True), "POST /v1/maintenance/compaction"),
+        (upkeep.PauseMaintenance(paused=True), "POST /v1/maintenance/pause"),
+        (upkeep.StartScrub(), "POST /v1/maintenance/scrub"),
     ],
 )
 def test_each_call_has_its_route(request_: m.Request, line: str) -> None:

@@ -33,7 +33,14 @@ ALLOWED = {
     frozenset(): ANYBODY,
     frozenset({Kind.APP}): ANYBODY
     | {"change_users", "change_user_principal", "block_principal", "cluster_status"},
-    frozenset({Kind.OPERATOR}): ANYBODY | {"cluster_status"},
+    frozenset({Kind.OPERATOR}): ANYBODY
+    | {
+        "cluster_status",
+        "maintenance_status",
+        "compact_bucket",
+        "pause_maintenance",
+        "start_scrub",
+    },
     frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed"},
     frozenset({Kind.INDEX}): ANYBODY,
 }
