@@ -1,4 +1,4 @@
-"""The proofs can fail: a store with one thing wrong is caught by them, the store as it is passes."""
+"""Each proof can fail: a store with one thing wrong is caught, the store as it is passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SEEDS = 3
 pytestmark = pytest.mark.system
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.apply.__name__)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.apply.__name__} {m.proof.__name__}")
 def test_a_mutant_is_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.apply(monkeypatch)
     states = 0

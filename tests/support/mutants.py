@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 import trio
@@ -18,14 +19,17 @@ from ostnode.store.disk import File
 from ostnode.store.format import FOOTER_ENTRY_BYTES, RECORD_HEADER_BYTES, Trailer
 from ostnode.store.keyspace import Covered
 from ostnode.store.log import Log
+from ostnode.store.reading import SegmentReader
 from ostnode.store.scan import Found, Judged
 from ostnode.store.segment import SegmentWriter, read, read_footer
 from ostnode.store.staging import Batch
 from ostnode.store.writer import GroupCommit
 from tests.support.crashstates import Survey, Tally, failed_syncs, recoveries, survey
+from tests.support.damagekit import INDEXES, judge, known
 from tests.support.simdisk import SimDisk, SimFile
 
 Patch = pytest.MonkeyPatch
+FLIPS = 150
 PLAN = Survey(lives=2, groups=4, power_cuts=6)
 
 
@@ -105,6 +109,16 @@ def checksum_skipped(patch: Patch) -> None:
     """Recovery takes any payload behind a valid header for whole."""
     for module in (scan, recovery):
         patch.setattr(module, "payload_digest", lambda payload: EqualToAll())
+
+
+def reads_not_verified(patch: Patch) -> None:
+    """Bytes leave without a look at their digest."""
+    init = SegmentReader.__init__
+
+    def instead(self: SegmentReader, *args: object, **options: object) -> None:
+        init(self, *args, **{**options, "verify": False})
+
+    patch.setattr(SegmentReader, "__init__", instead)
 
 
 def footer_trusted_blindly(patch: Patch) -> None:
@@ -200,7 +214,23 @@ def each_sync_fails(seed: int) -> Tally:
     return failed_syncs(seed, PLAN)
 
 
-PROOFS: list[Proof] = [crashes, crashed_recoveries, each_sync_fails]
+def flipped_bits(seed: int) -> Tally:
+    """Single bits of payloads, of footers and of anything, by turns."""
+    log, rng, tally = known(), Random(seed), Tally()
+    payloads = [region for region in log.regions if region.what.endswith("payload")]
+    footers = [region for region in log.regions if region.what == "footer"]
+    for number in range(FLIPS):
+        region = rng.choice((payloads, footers, log.regions)[number % 3])
+        offset, mask = rng.randrange(region.start, region.end), bytes([1 << rng.randrange(8)])
+        tally.states += 1
+        try:
+            judge(log, region.segment, offset, mask, rng.choice(INDEXES))
+        except Exception as error:  # noqa: BLE001  a start that fails is as bad
+            tally.broken.append(f"{seed} flip {number}: {str(error).splitlines()[0]}")
+    return tally
+
+
+PROOFS: list[Proof] = [crashes, crashed_recoveries, each_sync_fails, flipped_bits]
 
 
 @dataclass(frozen=True)
@@ -222,4 +252,7 @@ MUTANTS = [
     Mutant(batch_end_ignored, crashes),
     Mutant(torn_tail_kept, crashes),
     Mutant(fsync_retried, each_sync_fails),
+    Mutant(checksum_skipped, flipped_bits),
+    Mutant(footer_trusted_blindly, flipped_bits),
+    Mutant(reads_not_verified, flipped_bits),
 ]
