@@ -216,6 +216,7 @@ class SimDisk(Disk):
         errors = self.faults.errors
         code = errors.get(what) or errors.get(f"{what} {name}")
         if code is not None:
+            self.log.append(f"failed {what} {name}")
             if "sync" in what:
                 raise OSError(code, os.strerror(code), name)
             raise disk_error(code, name)
