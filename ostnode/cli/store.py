@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from ostnode.cli.failures import CommandError, ExitCode
 from ostnode.cli.output import Output, Value, json_option, pass_output
-from ostnode.cli.storetext import (
-    inspection_text,
-    line_json,
-    segment_json,
-    totals_json,
-)
+from ostnode.cli.progress import bars
+from ostnode.cli.storetext import inspection_text, line_json, segment_json, totals_json
+from ostnode.cli.verifytext import accessors_of, verified_json, verified_text
 from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.store.disk import Disk, RealDisk
+from ostnode.store.errors import StoreLockedError, StoreOwnerError
 from ostnode.store.indexview import IndexView
 from ostnode.store.inspection import Inspected, Inspector, Line, LooseFiles, lock_holder
 from ostnode.store.keyspace import DurableReader, Reader
 from ostnode.store.layout import Layout, read_layout
 from ostnode.store.segment import segment_name, segment_number
+from ostnode.store.verification import Progress, Verifier
 
 _RECORDS_MAX = 10_000
 _NO_DIRECTORY = "name a bucket's data directory (data_dir in its config), or a .seg file"
@@ -69,6 +70,55 @@ def inspect(output: Output, *, path: Path, records: bool, after: int, limit: int
         data["records"] = [line_json(line) for line in page.lines]
         data["more"] = page.more
     output.result(data, inspection_text(data))
+
+
+@store.command("verify")
+@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--rebuild-index",
+    is_flag=True,
+    help="Put a key index made from the log in the place of one that differs.",
+)
+@json_option
+@click.pass_context
+@pass_output
+def verify(output: Output, ctx: click.Context, *, data_dir: Path, rebuild_index: bool) -> None:
+    """Check everything in DATA_DIR, the data directory of a bucket that is stopped.
+
+    Every record is read, and the key index is compared with one made from the log; that takes as
+    much space again as the key index, for a while. The log is never changed: what the next start
+    will repair is told, and is no damage. Exit 0 when there is none, 7 otherwise.
+    """
+    _layout(data_dir)
+    disk = RealDisk(data_dir)
+    try:
+        disk.lock()
+    except StoreLockedError as error:
+        raise CommandError(str(error), "stop the node first, or use `store inspect`") from None
+    try:
+        with _progress(quiet=output.as_json) as progress:
+            verifier = Verifier(data_dir, BucketSchema(), accessors_of, progress)
+            found = verifier.run(replace=rebuild_index)
+    except StoreOwnerError as error:
+        hint = "a data directory is one bucket's"
+        raise CommandError(str(error), hint, ExitCode.INTEGRITY) from None
+    finally:
+        disk.unlock()
+    output.result(verified_json(data_dir, found), verified_text(found))
+    cured = found.rows_differing + found.index_damaged if found.is_replaced else 0
+    if found.finding_count > cured:
+        ctx.exit(ExitCode.INTEGRITY)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Progress]:
+    """How far the log has been read, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with bars(Console(stderr=True)) as drawn:
+        task = drawn.add_task("checking")
+        yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
 class _Page:

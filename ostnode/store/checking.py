@@ -71,9 +71,18 @@ def named(segment: int, offset: int, header: RecordHeader) -> Suspect:
 class ColdWindow(Window):
     """A window that asks for the disk's own bytes, not for the page cache's copy of them."""
 
+    def __init__(self, file: File, window_bytes: int) -> None:
+        super().__init__(file, window_bytes)
+        self._longest = window_bytes
+
+    @override
+    def get(self, offset: int, length: int) -> memoryview:
+        self._longest = max(self._longest, length)
+        return super().get(offset, length)
+
     @override
     def _read(self, offset: int) -> int:
-        self._file.drop_cache(offset, len(self._buffer))
+        self._file.drop_cache(offset, self._longest)
         return super()._read(offset)
 
 

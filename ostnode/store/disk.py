@@ -275,7 +275,7 @@ class RealDisk(Disk):
 
     @override
     def sync_names(self) -> None:
-        _sync_directory(self._segments)
+        sync_directory(self._segments)
 
     @override
     def space(self) -> tuple[int, int]:
@@ -346,10 +346,11 @@ def _make_directory(path: Path) -> None:
     if not path.is_dir():
         _make_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in it durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -51,3 +52,35 @@ class IndexView(LmdbIndex):
     @override
     def close(self, *, clean: bool = False) -> None:
         self._close_environment()
+
+
+class ScratchIndex(LmdbIndex):
+    """A key index in a directory of its own; a copy of `original`, if one is named."""
+
+    def __init__(self, directory: Path, original: Path | None = None) -> None:
+        super().__init__(directory, _BOOT_ID.read_text("ascii").strip())
+        self.covered: Covered | None = None
+        """How far the copy had come when it was opened; None when it cannot be trusted."""
+        self.was_reset = False
+        """The copy was of no use, and the next start would have begun anew too."""
+        directory.mkdir(mode=0o700)
+        if original is not None:
+            for name in ("data.mdb", "state"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(original / name, directory / name)
+
+    def says_clean(self) -> bool:
+        """Whether its state says that it was closed cleanly: then it is trusted, or damaged."""
+        with suppress(OSError, ValueError):
+            return (self._dir / "state").read_text("ascii").startswith("clean ")
+        return False
+
+    @override
+    def open(self) -> Covered | None:
+        self.covered = super().open()
+        return self.covered
+
+    @override
+    def reset(self) -> None:
+        self.was_reset = True
+        super().reset()
