@@ -147,7 +147,8 @@ def scan(
         if bad_from is not None:
             yield Bad(bad_from, at - bad_from)
             bad_from = None
-        found = Found(header, at, not payloads or _is_whole(window, header, at))
+        is_there = at + RECORD_HEADER_BYTES + header.length <= end
+        found = Found(header, at, is_there and (not payloads or _is_whole(window, header, at)))
         yield found
         if header.kind == KIND_SEAL:
             return

@@ -206,14 +206,14 @@ async def test_b46_verify_leaves_a_running_bucket_alone(cli: Cli, data: Path) ->
         await kit.upload(ALICE, TEXTS[1], GENERAL)
 
 
-async def lines_of(cli: Cli, data: Path, kind: str) -> list[dict]:
+def lines_of(cli: Cli, data: Path, kind: str) -> list[dict]:
     listed = cli("store", "inspect", data, "--records", "--limit", 10_000, "--json").json
     return [line for line in listed["records"] if line["kind"] == kind]
 
 
 async def test_b41_verify_names_blob_and_accessors_of_a_damaged_chunk(cli: Cli, data: Path) -> None:
     await filled(data)
-    chunk = (await lines_of(cli, data, "chunk"))[0]
+    chunk = lines_of(cli, data, "chunk")[0]
     flip(data, chunk, 100)
     before = contents(data)
     result = cli("store", "verify", data, "--json")
@@ -235,7 +235,7 @@ async def test_verify_finds_a_damaged_record_and_keeps_the_rows_it_made(
     cli: Cli, data: Path, by: int
 ) -> None:
     await filled(data)
-    commit = (await lines_of(cli, data, "commit"))[0]
+    commit = lines_of(cli, data, "commit")[0]
     flip(data, commit, by)
     before = contents(data)
     result = cli("store", "verify", data, "--json", "--rebuild-index")
