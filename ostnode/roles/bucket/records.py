@@ -59,6 +59,9 @@ class Kind(IntEnum):
     FEED_CURSOR = 21
     CHUNKS_DROPPED = 22
     SWEPT = 23
+    QUARANTINED = 24
+    HEALED = 25
+    SCRUB_POSITION = 26
 
 
 BULK_KINDS: Final = frozenset({int(Kind.CHUNK)})
@@ -148,7 +151,10 @@ class ReferenceRemoved(Message):
 
 @dataclass(frozen=True, slots=True)
 class Tombstone(Message):
-    """Kills one commit of the blob in the header, named by its sequence number."""
+    """Kills one commit of the blob in the header, named by its sequence number.
+
+    The number in the header is that of the upload whose chunks become garbage.
+    """
 
     commit: Amount
 
@@ -162,7 +168,7 @@ class GrantRenewed(Message):
 
 @dataclass(frozen=True, slots=True)
 class GrantClosed(Message):
-    """The grant is dead. Its open upload, if it had one, ends here.
+    """The grant is dead. Its open upload, the one in the header unless that is 0, ends here.
 
     `end` is the latest end the index issued, 0 while not known; `seen` the latest that was shown
     here. `parameters`, `size`, `accessors` and `ref_id` tell a completed one's answer again.
@@ -260,9 +266,13 @@ class FeedCursor(Message):
 
 @dataclass(frozen=True, slots=True)
 class ChunksDropped(Message):
-    """The chunks of the ended upload in the header up to index `through` are garbage."""
+    """The chunks from index `first` to `through` of the upload in the header are gone.
+
+    Of an ended upload: they are garbage. Of an open one: they are lost, and must come again.
+    """
 
     through: Chunk
+    first: Chunk = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +280,51 @@ class Swept(Message):
     """What had to follow from a deletion has followed, wholly."""
 
     target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined(Message):
+    """Damage, as it was found. A blob in the header is not readable because of it, until HEALED.
+
+    `blob_id` is the blob that the damaged record names, 32 zeros when it names none; `kind`,
+    `seq`, `number` and `chunk_index` are the damaged record's, 0 when they are not known.
+    `segment`, `offset` and `length` say where that was at `found_at`, in seconds since 1970.
+    """
+
+    what: ShortText
+    found_at: Amount
+    blob_id: BlobId
+    kind: Chunk
+    seq: Amount
+    number: Amount
+    chunk_index: Chunk
+    segment: Chunk
+    offset: Amount
+    length: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Healed(Message):
+    """The finding is over: that of the blob in the header, or the one that `finding` names."""
+
+    finding: Digest = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubPosition(Message):
+    """How far the scrub is.
+
+    Every record up to sequence number `seq` has been read in this `cycle`, which began at
+    `started_at`; the last whole one ended at `completed_at`, 0 for never (seconds since 1970).
+    `nbytes` and `findings` count in this cycle.
+    """
+
+    cycle: Amount
+    started_at: Amount
+    seq: Amount
+    nbytes: Amount
+    findings: Amount
+    completed_at: Amount = 0
 
 
 Payload = (
@@ -294,6 +349,9 @@ Payload = (
     | FeedCursor
     | ChunksDropped
     | Swept
+    | Quarantined
+    | Healed
+    | ScrubPosition
 )
 
 KINDS: Final[dict[type[Payload], Kind]] = {
@@ -318,6 +376,9 @@ KINDS: Final[dict[type[Payload], Kind]] = {
     FeedCursor: Kind.FEED_CURSOR,
     ChunksDropped: Kind.CHUNKS_DROPPED,
     Swept: Kind.SWEPT,
+    Quarantined: Kind.QUARANTINED,
+    Healed: Kind.HEALED,
+    ScrubPosition: Kind.SCRUB_POSITION,
 }
 _CLASSES: Final = {kind: cls for cls, kind in KINDS.items()}
 _PAYLOADS_REMEMBERED: Final = 1024

@@ -12,10 +12,11 @@ from typing import Final, TypeVar
 from ostnode.ids import BlobId, GrantId
 from ostnode.roles.bucket import records as r
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket import uploadrows as u
+from ostnode.roles.bucket.counting import add_to, number_at, raise_to
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.keyspace import Writer
-from ostnode.store.record import Record
-from ostnode.wire.chunks import chunk_length
+from ostnode.store.record import ZERO_32, Record
 from ostnode.wire.fields import Message
 
 P = TypeVar("P", bound=Message)
@@ -29,66 +30,29 @@ def reduce_record(record: Record, rows: Writer) -> None:
 def _init(rows: Writer, payload: r.Init) -> None:
     rows.put(t.INCARNATION, t.u64(payload.incarnation))
     rows.put(t.INDEX, payload.index)
-    rows.put(t.OUTBOX_NEXT, t.u64(1))
-
-
-def _upload_opened(record: Record, rows: Writer, payload: r.Upload) -> None:
-    number = t.u64(record.number)
-    if rows.get(t.GRANTS + payload.grant_id) is not None:
-        return
-    rows.put(t.GRANTS + payload.grant_id, t.OPEN + number)
-    rows.put(t.UPLOADS + number, record.payload)
-    rows.put(t.PROGRESS + number, t.Progress(0, 0, payload.end).pack())
-    rows.put(t.USER_UPLOADS + payload.uid + payload.blob_id + number, b"")
-    _add(rows, t.PROMISED, payload.size)
-
-
-def _chunk(record: Record, rows: Writer) -> None:
-    _receive(record, rows, t.ChunkRow(record.extent, record.digest).pack())
-
-
-def _chunk_matched(record: Record, rows: Writer, payload: r.ChunkMatched) -> None:
-    row = rows.get(t.BLOBS + record.blob)
-    if row is None or (blob := t.BlobRow.unpack(row)).commit != payload.commit:
-        return
-    _receive(record, rows, t.pack_matched(blob.number))
-    rows.put(t.PINS + record.blob + t.u64(record.number), b"")
-
-
-def _receive(record: Record, rows: Writer, row: bytes) -> None:
-    key = t.chunk_key(record.number, record.chunk_index)
-    opened = rows.get(t.UPLOADS + t.u64(record.number))
-    if opened is None or rows.get(key) is not None:
-        return
-    rows.put(key, row)
-    upload = _payload(Kind.UPLOAD_OPENED, opened, r.Upload)
-    length = chunk_length(record.chunk_index, upload.size, upload.chunk_bytes)
-    progress = _progress(rows, record.number)
-    rows.put(
-        t.PROGRESS + t.u64(record.number),
-        t.Progress(progress.chunks + 1, progress.length + length, progress.end).pack(),
-    )
-    _add(rows, t.PROMISED, -length)
-
-
-def _commit(record: Record, rows: Writer, payload: r.Commit) -> None:
-    row = t.BlobRow(record.number, record.seq, payload.size, payload.chunk_bytes)
-    rows.put(t.BLOBS + record.blob, row.pack())
+    raise_to(rows, t.OUTBOX_NEXT, 1)
 
 
 def _reference_added(record: Record, rows: Writer, payload: r.ReferenceAdded) -> None:
+    """A row that is there gives way: the removal between the two may have been dropped."""
     name = t.ReferenceId(BlobId(record.blob), payload.accessor, payload.uid, payload.ref_id)
-    if rows.get(name.key) is not None:
-        return
-    row = t.ReferenceRow(
-        payload.expires_at, payload.created_at, payload.content_type, payload.filename
-    )
-    rows.put(name.key, row.pack())
+    before = rows.get(name.key)
+    if before is None:
+        add_to(rows, t.COUNTS + name.uid, 1)
+    elif expires_at := t.ReferenceRow.unpack(before).expires_at:
+        rows.delete(_expiry_key(name, expires_at))
+    rows.put(name.key, reference_row(payload))
     rows.put(name.user_key, b"")
     rows.put(t.ACCESSOR_BLOBS + name.accessor + name.blob_id, b"")
     if payload.expires_at:
         rows.put(_expiry_key(name, payload.expires_at), b"")
-    _add(rows, t.COUNTS + name.uid, 1)
+
+
+def reference_row(payload: r.ReferenceAdded) -> bytes:
+    """What a reference's row says of it."""
+    return t.ReferenceRow(
+        payload.expires_at, payload.created_at, payload.content_type, payload.filename
+    ).pack()
 
 
 def _reference_removed(record: Record, rows: Writer, payload: r.ReferenceRemoved) -> None:
@@ -103,58 +67,24 @@ def _reference_removed(record: Record, rows: Writer, payload: r.ReferenceRemoved
         rows.delete(_expiry_key(name, expires_at))
     if next(iter(rows.scan(t.REFERENCES + name.blob_id + name.accessor)), None) is None:
         rows.delete(t.ACCESSOR_BLOBS + name.accessor + name.blob_id)
-    _add(rows, t.COUNTS + name.uid, -1)
-
-
-def _tombstone(record: Record, rows: Writer, payload: r.Tombstone) -> None:
-    key = t.BLOBS + record.blob
-    row = rows.get(key)
-    if row is None or (blob := t.BlobRow.unpack(row)).commit != payload.commit:
-        return
-    rows.delete(key)
-    rows.put(t.SWEEPS + t.SWEEP_CHUNKS + t.u64(blob.number), b"")
-
-
-def _grant_renewed(record: Record, rows: Writer, payload: r.GrantRenewed) -> None:
-    progress = _progress(rows, record.number)
-    if payload.end > progress.end:
-        renewed = t.Progress(progress.chunks, progress.length, payload.end)
-        rows.put(t.PROGRESS + t.u64(record.number), renewed.pack())
+    add_to(rows, t.COUNTS + name.uid, -1)
 
 
 def _grant_closed(record: Record, rows: Writer, payload: r.GrantClosed) -> None:
+    """The last word counts. The chunks of the upload in the header are garbage, or a blob."""
     key = t.GRANTS + payload.grant_id
     row = rows.get(key)
     grant = None if row is None else t.unpack_grant(row)
-    if isinstance(grant, t.ClosedGrant):
-        return
-    seen = payload.seen
-    if grant is not None:
-        seen = max(seen, _progress(rows, grant.number).end)
-        _end_upload(rows, grant.number)
-    closed = t.ClosedGrant(payload.end, seen, BlobId(record.blob), record.payload)
+    if isinstance(grant, t.OpenGrant):
+        u.end_upload(rows, grant.number)
+    elif grant is not None and grant.end:
+        rows.delete(t.end_key(grant.end, payload.grant_id))
+    closed = t.ClosedGrant(payload.end, payload.seen, BlobId(record.blob), record.payload)
     rows.put(key, closed.pack())
     if payload.end:
         rows.put(t.end_key(payload.end, payload.grant_id), b"")
-
-
-def _end_upload(rows: Writer, number: int) -> None:
-    """Forget an open upload; its chunks are garbage unless a stored blob is made of them."""
-    packed = t.u64(number)
-    opened = rows.get(t.UPLOADS + packed)
-    if opened is None:
-        return
-    upload = _payload(Kind.UPLOAD_OPENED, opened, r.Upload)
-    progress = _progress(rows, number)
-    rows.delete(t.UPLOADS + packed)
-    rows.delete(t.PROGRESS + packed)
-    rows.delete(t.USER_UPLOADS + upload.uid + upload.blob_id + packed)
-    rows.delete(t.PINS + upload.blob_id + packed)
-    _add(rows, t.PROMISED, progress.length - upload.size)
-    stored = rows.get(t.BLOBS + upload.blob_id)
-    kept = stored is not None and t.BlobRow.unpack(stored).number == number
-    if progress.chunks and not kept:
-        rows.put(t.SWEEPS + t.SWEEP_CHUNKS + packed, b"")
+    if record.number:
+        u.sweep_unless_used(rows, record.blob, record.number)
 
 
 def _grants_ended(rows: Writer, payload: r.GrantsEnded) -> None:
@@ -172,15 +102,21 @@ def _grants_ended(rows: Writer, payload: r.GrantsEnded) -> None:
 
 
 def _grants_forgotten(rows: Writer, payload: r.GrantsForgotten) -> None:
+    """Ends the uploads too whose closing compaction has dropped. Their chunks were swept before:
+    no grant is forgotten while a sweep is due.
+    """
     for grant_id in payload.grants:
-        grant = _closed(rows, grant_id)
-        if grant is not None:
-            rows.delete(t.GRANTS + grant_id)
+        row = rows.get(t.GRANTS + grant_id)
+        grant = None if row is None else t.unpack_grant(row)
+        if isinstance(grant, t.OpenGrant):
+            u.end_upload(rows, grant.number)
+        elif grant is not None and grant.end:
             rows.delete(t.end_key(grant.end, grant_id))
+        rows.delete(t.GRANTS + grant_id)
 
 
 def _floor(rows: Writer, payload: r.Floor) -> None:
-    rows.put(t.FLOOR, t.u64(max(payload.floor, _number(rows, t.FLOOR))))
+    raise_to(rows, t.FLOOR, payload.floor)
 
 
 def _accessor_burned(rows: Writer, payload: r.AccessorBurned) -> None:
@@ -226,15 +162,23 @@ def _single_use_forgotten(rows: Writer, payload: r.SingleUseForgotten) -> None:
 
 
 def _outbox(record: Record, rows: Writer) -> None:
-    rows.put(t.OUTBOX + t.u64(record.number), record.payload)
-    rows.put(t.OUTBOX_NEXT, t.u64(record.number + 1))
+    if record.number > number_at(rows, t.OUTBOX_ACKED):
+        rows.put(t.OUTBOX + t.u64(record.number), record.payload)
+    raise_to(rows, t.OUTBOX_NEXT, record.number + 1)
 
 
 def _outbox_acked(rows: Writer, payload: r.OutboxAcked) -> None:
-    acked = _number(rows, t.OUTBOX_ACKED)
-    for number in range(acked + 1, payload.through + 1):
-        rows.delete(t.OUTBOX + t.u64(number))
-    rows.put(t.OUTBOX_ACKED, t.u64(max(acked, payload.through)))
+    """Compaction may have dropped the events, which also told what number is next."""
+    last = t.OUTBOX + t.u64(payload.through)
+    acked = []
+    for key, _ in rows.scan(t.OUTBOX):
+        if key > last:
+            break
+        acked.append(key)
+    for key in acked:
+        rows.delete(key)
+    raise_to(rows, t.OUTBOX_ACKED, payload.through)
+    raise_to(rows, t.OUTBOX_NEXT, payload.through + 1)
 
 
 def _feed_cursor(rows: Writer, payload: r.FeedCursor) -> None:
@@ -242,37 +186,28 @@ def _feed_cursor(rows: Writer, payload: r.FeedCursor) -> None:
     rows.put(t.FEED_SEQ, t.u64(payload.seq))
 
 
-def _chunks_dropped(record: Record, rows: Writer, payload: r.ChunksDropped) -> None:
-    last = t.chunk_key(record.number, payload.through)
-    keys = []
-    for key, _ in rows.scan(t.CHUNKS + t.u64(record.number)):
-        if key > last:
-            break
-        keys.append(key)
-    for key in keys:
-        rows.delete(key)
-
-
 def _swept(rows: Writer, payload: r.Swept) -> None:
     rows.delete(t.SWEEPS + payload.target)
 
 
-def _number(rows: Writer, key: bytes) -> int:
-    row = rows.get(key)
-    return 0 if row is None else t.number_of(row)
+def _quarantined(record: Record, rows: Writer, payload: r.Quarantined) -> None:
+    rows.put(finding_key(record.blob, payload), record.payload)
 
 
-def _add(rows: Writer, key: bytes, amount: int) -> None:
-    total = _number(rows, key) + amount
-    if total > 0:
-        rows.put(key, t.u64(total))
-    else:
-        rows.delete(key)
+def _healed(record: Record, rows: Writer, payload: r.Healed) -> None:
+    rows.delete(t.FINDINGS + record.blob + payload.finding)
 
 
-def _progress(rows: Writer, number: int) -> t.Progress:
-    row = rows.get(t.PROGRESS + t.u64(number))
-    return t.Progress(0, 0, 0) if row is None else t.Progress.unpack(row)
+def _scrub_position(record: Record, rows: Writer) -> None:
+    rows.put(t.SCRUB, record.payload)
+
+
+def finding_key(blob: bytes, payload: r.Quarantined) -> bytes:
+    """One row for each quarantined blob; other damage is named by its record, or by its place."""
+    if blob != ZERO_32:
+        return t.FINDINGS + blob
+    place = t.u64(payload.segment) + t.u64(payload.offset)
+    return t.FINDINGS + ZERO_32 + t.u64(payload.seq) + (b"" if payload.seq else place)
 
 
 def _closed(rows: Writer, grant_id: GrantId) -> t.ClosedGrant | None:
@@ -314,14 +249,14 @@ def _alone(cls: type[P], apply: Callable[[Writer, P], None]) -> Apply:
 
 _APPLY: Final[dict[int, Apply]] = {
     Kind.INIT: _alone(r.Init, _init),
-    Kind.UPLOAD_OPENED: _decoded(r.Upload, _upload_opened),
-    Kind.CHUNK: _chunk,
-    Kind.CHUNK_MATCHED: _decoded(r.ChunkMatched, _chunk_matched),
-    Kind.COMMIT: _decoded(r.Commit, _commit),
+    Kind.UPLOAD_OPENED: _decoded(r.Upload, u.upload_opened),
+    Kind.CHUNK: u.chunk,
+    Kind.CHUNK_MATCHED: u.chunk_matched,
+    Kind.COMMIT: _decoded(r.Commit, u.commit),
     Kind.REFERENCE_ADDED: _decoded(r.ReferenceAdded, _reference_added),
     Kind.REFERENCE_REMOVED: _decoded(r.ReferenceRemoved, _reference_removed),
-    Kind.TOMBSTONE: _decoded(r.Tombstone, _tombstone),
-    Kind.GRANT_RENEWED: _decoded(r.GrantRenewed, _grant_renewed),
+    Kind.TOMBSTONE: _decoded(r.Tombstone, u.tombstone),
+    Kind.GRANT_RENEWED: _decoded(r.GrantRenewed, u.grant_renewed),
     Kind.GRANT_CLOSED: _decoded(r.GrantClosed, _grant_closed),
     Kind.GRANTS_ENDED: _alone(r.GrantsEnded, _grants_ended),
     Kind.GRANTS_FORGOTTEN: _alone(r.GrantsForgotten, _grants_forgotten),
@@ -334,6 +269,9 @@ _APPLY: Final[dict[int, Apply]] = {
     Kind.OUTBOX: _outbox,
     Kind.OUTBOX_ACKED: _alone(r.OutboxAcked, _outbox_acked),
     Kind.FEED_CURSOR: _alone(r.FeedCursor, _feed_cursor),
-    Kind.CHUNKS_DROPPED: _decoded(r.ChunksDropped, _chunks_dropped),
+    Kind.CHUNKS_DROPPED: _decoded(r.ChunksDropped, u.chunks_dropped),
     Kind.SWEPT: _alone(r.Swept, _swept),
+    Kind.QUARANTINED: _decoded(r.Quarantined, _quarantined),
+    Kind.HEALED: _decoded(r.Healed, _healed),
+    Kind.SCRUB_POSITION: _scrub_position,
 }

@@ -7,6 +7,7 @@ from collections.abc import Container
 from typing_extensions import override
 
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.liveness import worth_of
 from ostnode.roles.bucket.records import BULK_KINDS
 from ostnode.roles.bucket.reducer import reduce_record
 from ostnode.store.keyspace import Reader, Writer
@@ -28,7 +29,7 @@ class BucketSchema(Schema):
 
     @override
     def worth(self, record: Record, rows: Reader) -> Worth:
-        return Worth.LIVE
+        return worth_of(record, rows)
 
     @override
     def relocate(self, record: Record, segments: Container[int], rows: Writer) -> None:

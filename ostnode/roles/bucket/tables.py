@@ -11,8 +11,8 @@ they count. Every part before the last has a fixed length, so prefixes are exact
 | UPLOADS | number | Upload |
 | PROGRESS | number | received chunks and bytes, latest end of the grant seen |
 | USER_UPLOADS | uid, blob, number | |
-| CHUNKS | number, index | bytes' extent and digest, or the number of the upload that has them |
-| PINS | blob, number | open uploads that matched chunks of the stored blob |
+| CHUNKS | number, index | bytes' extent and digest, or that the stored blob has the same |
+| PINS | blob, number | how many chunks of the stored blob this open upload matched |
 | BLOBS | blob | number, commit's sequence number, size, chunk_bytes |
 | REFERENCES | blob, accessor, uid, ref_id | expiry, creation, content type, filename |
 | USER_REFERENCES | uid, blob, accessor, ref_id | |
@@ -27,6 +27,8 @@ they count. Every part before the last has a fixed length, so prefixes are exact
 | SINGLE_USE_ENDS | until, token | |
 | OUTBOX | number | event |
 | SWEEPS | target | |
+| FINDINGS | quarantined blob | Quarantined |
+| FINDINGS | 32 zeros, finding | Quarantined (damage that makes no stored blob unreadable) |
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ SINGLE_USES: Final = b"T"
 SINGLE_USE_ENDS: Final = b"Y"
 OUTBOX: Final = b"O"
 SWEEPS: Final = b"S"
+FINDINGS: Final = b"F"
 
 INCARNATION: Final = META + b"incarnation"
 INDEX: Final = META + b"index"
@@ -70,6 +73,8 @@ OUTBOX_NEXT: Final = META + b"outbox_next"
 OUTBOX_ACKED: Final = META + b"outbox_acked"
 FEED_INCARNATION: Final = META + b"feed_incarnation"
 FEED_SEQ: Final = META + b"feed_seq"
+SCRUB: Final = META + b"scrub"
+"""Not a number: the ScrubPosition."""
 
 OPEN: Final = b"\x00"
 CLOSED: Final = b"\x01"
@@ -96,6 +101,11 @@ def chunk_key(number: int, index: int) -> bytes:
     return CHUNKS + u64(number) + index.to_bytes(4, "big")
 
 
+def chunk_index(key: bytes) -> int:
+    """The index in a key of CHUNKS."""
+    return int.from_bytes(key[9:], "big")
+
+
 _EXTENT_BYTES: Final = len(Extent(0, 0, 0).pack())
 
 
@@ -115,11 +125,6 @@ class ChunkRow:
         """The chunk of a row that says HERE."""
         end = 1 + _EXTENT_BYTES
         return cls(Extent.unpack(row[1:end]), row[end:])
-
-
-def pack_matched(number: int) -> bytes:
-    """A row of CHUNKS whose bytes are those of another upload's chunk at the same index."""
-    return MATCHED + u64(number)
 
 
 @dataclass(frozen=True, slots=True, order=True)

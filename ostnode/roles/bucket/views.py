@@ -54,12 +54,21 @@ class View:
     def chunk(self, number: int, index: int) -> t.ChunkRow | None:
         """Where a chunk's bytes are.
 
-        A matched chunk is resolved through the stored blob it equals, which is pinned as long.
+        A matched chunk of an open upload is that of the stored blob, whichever commit it has now.
         """
         row = self._rows.get(t.chunk_key(number, index))
-        if row is not None and row[:1] == t.MATCHED:
-            row = self._rows.get(t.chunk_key(t.number_of(row[1:9]), index))
-        return None if row is None else t.ChunkRow.unpack(row)
+        if row == t.MATCHED:
+            row = self._same_chunk(number, index)
+        return None if row is None or row == t.MATCHED else t.ChunkRow.unpack(row)
+
+    def _same_chunk(self, number: int, index: int) -> bytes | None:
+        upload = self.upload(number)
+        stored = None if upload is None else self.blob(upload.blob_id)
+        if upload is None or stored is None:
+            return None
+        if (stored.size, stored.chunk_bytes) != (upload.size, upload.chunk_bytes):
+            return None
+        return self._rows.get(t.chunk_key(stored.number, index))
 
     def has_chunk(self, number: int, index: int) -> bool:
         """Whether a chunk has been received."""
@@ -69,7 +78,7 @@ class View:
         """Up to `limit` indexes of chunks that an upload has, above `after`, in order."""
         last = b"" if after < 0 else t.chunk_key(number, after)
         rows = self._rows.scan(t.CHUNKS + t.u64(number), last)
-        return [int.from_bytes(key[9:], "big") for key, _ in islice(rows, limit)]
+        return [t.chunk_index(key) for key, _ in islice(rows, limit)]
 
     def blob(self, blob_id: BlobId) -> t.BlobRow | None:
         """A stored blob."""

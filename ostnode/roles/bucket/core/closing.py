@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ostnode.ids import BlobId
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.draft import Draft
@@ -20,9 +22,17 @@ def close_grant(draft: Draft, closed: GrantClosed, blob_id: BlobId) -> None:
 
     A blob that only the grant's upload kept goes as well.
     """
-    draft.add(closed, blob=blob_id)
+    add_closed(draft, closed, blob_id)
     draft.tell(e.GrantClosed(closed.grant_id, closed.uid, blob_id, closed.reason))
     draft.release(blob_id)
+
+
+def add_closed(draft: Draft, closed: GrantClosed, blob_id: BlobId) -> None:
+    """The record, which says all: whose upload ends, and the latest end that was seen."""
+    grant = draft.grant(closed.grant_id)
+    number = grant.number if isinstance(grant, t.OpenGrant) else 0
+    seen = max(closed.seen, draft.progress(number).end)
+    draft.add(replace(closed, seen=seen), blob=blob_id, number=number)
 
 
 def remove_reference(draft: Draft, name: t.ReferenceId) -> None:

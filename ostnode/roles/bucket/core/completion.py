@@ -9,7 +9,7 @@ from ostnode.roles.bucket.core.admission import (
     parameters_digest,
     refuse_unheld,
 )
-from ostnode.roles.bucket.core.closing import close_upload
+from ostnode.roles.bucket.core.closing import add_closed, close_upload
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.records import (
@@ -60,7 +60,7 @@ def complete(
         accessors=accessors,
         ref_id=upload.ref_id,
     )
-    draft.add(closed, blob=upload.blob_id)
+    add_closed(draft, closed, upload.blob_id)
     draft.tell(e.Completed(upload.grant_id, upload.uid, upload.blob_id, upload.size))
     return completed_answer(rules, closed, upload.blob_id)
 

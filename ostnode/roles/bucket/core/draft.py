@@ -82,7 +82,7 @@ class Draft(View):
         """
         stored = self.blob(blob_id)
         if stored is not None and not self.needed(blob_id):
-            self.add(Tombstone(stored.commit), blob=blob_id)
+            self.add(Tombstone(stored.commit), blob=blob_id, number=stored.number)
 
     def _append(self, new: NewRecord) -> None:
         record = Record(
