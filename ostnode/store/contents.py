@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ostnode.store.disk import File
 from ostnode.store.format import FooterEntry, SegmentHeader, segment_key
-from ostnode.store.record import KIND_SEAL
+from ostnode.store.record import KIND_SEAL, Damage, Problem
 from ostnode.store.scan import Bad, Found, scan
 from ostnode.store.segment import parse_footer, read_footer, read_trailer
 
@@ -45,3 +45,12 @@ def contents_of(items: Sequence[Found | Bad], header: SegmentHeader) -> Contents
         max((head.seq for head in found), default=header.first_seq - 1),
         max((head.batch for head in found), default=header.first_batch - 1),
     )
+
+
+def problem_of(segment: int, entry: FooterEntry) -> Problem:
+    """What there is to say of a damaged record, or a damaged range."""
+    head = entry.header
+    if head.kind == 0:
+        return Problem(Damage.RANGE, segment, entry.offset, head.length)
+    names = (head.kind, head.blob, head.number, head.chunk_index, head.seq)
+    return Problem(Damage.PAYLOAD, segment, entry.offset, head.length, *names)

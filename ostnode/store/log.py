@@ -13,6 +13,7 @@ from ostnode.store.keyspace import Covered, KeyIndex
 from ostnode.store.segment import SegmentWriter
 from ostnode.store.space import Space
 from ostnode.store.staging import Batch
+from ostnode.store.upkeep import Upkeep
 
 _MICROSECONDS: Final = 1_000_000
 _UUID_BYTES: Final = 16
@@ -25,11 +26,21 @@ class Log:
     it and only the key index is behind. Any other exception leaves the log unusable.
     """
 
-    def __init__(self, space: Space, index: KeyIndex, owner: bytes, clock: Clock, rng: Rng) -> None:
+    def __init__(
+        self,
+        space: Space,
+        index: KeyIndex,
+        indexed: Covered | None,
+        owner: bytes,
+        clock: Clock,
+        rng: Rng,
+    ) -> None:
         self._space, self._index = space, index
         self._owner, self._clock, self._rng = owner, clock, rng
         self._segment: SegmentWriter | None = None
         self._covered: Covered | None = None
+        self.indexed = indexed
+        """Where the key index stands."""
 
     def write(self, batch: Batch) -> None:
         """Make a batch durable, then visible in the key index: all in one thread hop.
@@ -37,11 +48,18 @@ class Log:
         LMDB ends a commit that found no space as if it had never begun, so that commit alone is
         made again: the batch itself is in the log already.
         """
+        if isinstance(batch, Upkeep):
+            assert self.indexed is not None
+            self._commit(batch, batch.position(self.indexed))
+            return
         if self._covered is None or self._covered.batch != batch.number:
             self._space.having_room(partial(self._append, batch))
         if batch.changes and self._covered is not None:
-            commit = partial(self._index.commit, batch.changes, self._covered)
-            self._space.having_room(commit)
+            self._commit(batch, self._covered)
+
+    def _commit(self, batch: Batch, covered: Covered) -> None:
+        self._space.having_room(partial(self._index.commit, batch.changes, covered))
+        self.indexed = covered
 
     def _append(self, batch: Batch) -> None:
         if self._segment is None:
@@ -60,11 +78,23 @@ class Log:
         if segment is not None:
             segment.close()
 
-    def _begin(self, batch: Batch) -> SegmentWriter:
+    def new_header(
+        self, number: int, first_seq: int, first_batch: int, generation: int = 0
+    ) -> SegmentHeader:
+        """The header of a segment that is made now."""
         created = int(self._clock.now() * _MICROSECONDS)
-        numbers = (created, batch.records[0].seq, batch.number)
-        uuid = self._rng.token(_UUID_BYTES)
-        header = SegmentHeader(batch.segment, uuid, self._owner, *numbers)
+        return SegmentHeader(
+            number=number,
+            uuid=self._rng.token(_UUID_BYTES),
+            owner=self._owner,
+            created=created,
+            first_seq=first_seq,
+            first_batch=first_batch,
+            generation=generation,
+        )
+
+    def _begin(self, batch: Batch) -> SegmentWriter:
+        header = self.new_header(batch.segment, batch.records[0].seq, batch.number)
         file, length = self._space.open(batch.segment)
         try:
             segment = SegmentWriter.begin(file, header, length)

@@ -200,6 +200,12 @@ class SegmentReader:
             self.corrupt_reads += 1
             raise
 
+    def drop(self, number: int) -> None:
+        """Close a segment's file, if it is open: it is about to be unlinked."""
+        segment = self._segments.pop(number, None)
+        if segment is not None:
+            segment.close_when_idle()
+
     def close(self) -> None:
         """Close every file as soon as its readers are done."""
         while self._segments:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from ostnode.store.contents import contents_of, read_contents
+from ostnode.store.contents import contents_of, problem_of, read_contents
 from ostnode.store.disk import Disk, File
 from ostnode.store.errors import StoreOwnerError
 from ostnode.store.format import (
@@ -267,17 +267,9 @@ class Replay:
             payload = bytes(window.get(entry.offset + RECORD_HEADER_BYTES, head.length))
             damaged = payload_digest(payload) != head.digest
         if damaged:
-            self._problems.append(_problem(segment, entry))
+            self._problems.append(problem_of(segment, entry))
         if not is_roles or (damaged and not is_bulk):
             return None
         extent = Extent(segment, entry.offset, head.length)
         numbers = (head.seq, head.batch, head.number, head.chunk_index)
         return Record(head.kind, *numbers, head.blob, payload, head.digest, extent)
-
-
-def _problem(segment: int, entry: FooterEntry) -> Problem:
-    head = entry.header
-    if head.kind == 0:
-        return Problem(Damage.RANGE, segment, entry.offset, head.length)
-    names = (head.kind, head.blob, head.number, head.chunk_index, head.seq)
-    return Problem(Damage.PAYLOAD, segment, entry.offset, head.length, *names)

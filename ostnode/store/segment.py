@@ -112,10 +112,16 @@ class SegmentWriter:
 
 
 def write_seal(
-    file: File, key: bytes, offset: int, entries: bytes | bytearray, place: tuple[int, int]
+    file: File,
+    key: bytes,
+    offset: int,
+    entries: bytes | bytearray,
+    place: tuple[int, int],
+    number: int = 0,
 ) -> None:
     """Seal a segment whose records end at `offset`. `place` is the seal's (sequence, batch).
 
+    `number` is the seal's: in a compaction's output the batch it was judged at.
     The seal is a record of its own batch, so a torn one is a torn tail like any other.
     """
     seq, batch = place
@@ -126,7 +132,7 @@ def write_seal(
     footer = b"".join(rows)
     digest = payload_digest(footer)
     flags = FLAG_FIRST | FLAG_END
-    header = RecordHeader(KIND_SEAL, flags, len(footer), 0, seq, batch, 0, ZERO_32, digest)
+    header = RecordHeader(KIND_SEAL, flags, len(footer), 0, seq, batch, number, ZERO_32, digest)
     trailer_at = offset + RECORD_HEADER_BYTES + len(footer)
     trailer = Trailer(offset, len(rows), seq, batch, digest)
     file.truncate(trailer_at + TRAILER_BYTES)

@@ -17,12 +17,16 @@ from typing_extensions import Buffer
 
 from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
+from ostnode.store.catalog import Catalog, SegmentInfo
+from ostnode.store.compaction import Compacted, CompactionPass, Compactor, Spending
 from ostnode.store.disk import Disk
 from ostnode.store.errors import StoreFullError
 from ostnode.store.format import DIGEST_BYTES
+from ostnode.store.judging import Judgement
 from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader
 from ostnode.store.log import Log
 from ostnode.store.pace import Pace
+from ostnode.store.planning import Run
 from ostnode.store.reading import SegmentReader
 from ostnode.store.record import (
     ROLE_KIND_MAX,
@@ -96,6 +100,8 @@ class Parts:
     commit: GroupCommit
     reading: SegmentReader
     scrubber: Scrubber
+    catalog: Catalog
+    compactor: Compactor
 
 
 class Store:
@@ -216,7 +222,36 @@ class Store:
         total, free = self._parts.disk.space()
         free = free + self._staging.room_bytes if self._commit.takes_bulk else 0
         stored = self._parts.recovered.stored + self._commit.written
-        return SpaceInfo(total, free, stored)
+        return SpaceInfo(total, free, stored - self._parts.compactor.shrunk)
+
+    def segments(self) -> list[SegmentInfo]:
+        """The segments in the order of the log."""
+        return self._parts.catalog.infos(self.durable)
+
+    async def judge(self, number: int) -> Judgement:
+        """What the records of a sealed segment are worth now; ValueError when it is none.
+
+        Reads its footer and the payloads of its metadata.
+        """
+        return await self._parts.compactor.judge(number)
+
+    async def compact(self, run: Run, pace: Spending) -> Compacted:
+        """Rewrite a run of segments (`plan_compaction`) without what nothing needs any more.
+
+        One at a time. Tombstones are all kept: `compaction_pass` knows which may go. Raises
+        ValueError when the segments are not what they were, StoreFullError when the disk has no
+        room for the output, StoreFailedError; then, and when cancelled, nothing has changed or
+        the next start, or the next call, finishes it.
+        """
+        return await self._parts.compactor.compact(run, pace)
+
+    async def punch(self, judgement: Judgement, pace: Spending) -> int:
+        """Give the blocks inside large dead payloads back to the file system; how many bytes."""
+        return await self._parts.compactor.punch(judgement, pace)
+
+    def compaction_pass(self) -> CompactionPass:
+        """Begin to go through the sealed segments, in the order of the log."""
+        return CompactionPass(self._parts.compactor, self._parts.catalog)
 
 
 @asynccontextmanager
@@ -237,7 +272,7 @@ async def open_store(
 
     `owner` is the bucket's principal: another bucket's directory is refused. `index` defaults to
     the one beside the log. Cold reads use `read_worker` and background work `maintenance_worker`
-    (default: `worker`). Closing writes what is staged and seals the log.
+    (default: `read_worker`). Closing writes what is staged and seals the log.
 
     Raises StoreLockedError, StoreOwnerError, OSError; a failed write ends the body, and an
     exception group with StoreFailedError comes out.
@@ -248,19 +283,25 @@ async def open_store(
         space = await worker.run(Space, disk, options.segment_bytes)
         recovering = partial(recover, disk, index, schema, owner)
         recovered = await worker.run(space.having_room, recovering)
-        log = Log(space, index, owner, clock, rng)
-        overlay = Overlay(index)
+        log = Log(space, index, recovered.covered, owner, clock, rng)
+        overlay, durable = Overlay(index), DurableReader(index)
+        catalog = Catalog(recovered.segments)
         staging = Staging(
             recovered.position,
             options.segment_bytes,
             options.batch_bytes_max,
             ahead_bytes=options.queue_bytes_max,
         )
+
+        def written(batch: Batch) -> None:
+            overlay.retire(batch.changes)
+            catalog.completed(batch)
+
         commit = GroupCommit(
             staging,
             worker,
             log.write,
-            lambda batch: overlay.retire(batch.changes),
+            written,
             space,
             queue_bytes_max=options.queue_bytes_max,
             marker_delay_s=options.marker_delay_s,
@@ -268,11 +309,33 @@ async def open_store(
         reading = SegmentReader(
             disk, read_worker or worker, options.segments_open_max, verify=options.verify_reads
         )
-        scrubber = Scrubber(
-            disk, maintenance_worker or worker, reading.pins, schema, DurableReader(index)
+        maintenance = maintenance_worker or read_worker or worker
+        scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable)
+        compactor = Compactor(
+            disk=disk,
+            worker=maintenance,
+            schema=schema,
+            durable=durable,
+            overlay=overlay,
+            staging=staging,
+            commit=commit,
+            log=log,
+            reading=reading,
+            catalog=catalog,
         )
         parts = Parts(
-            options, schema, recovered, disk, index, overlay, staging, commit, reading, scrubber
+            options,
+            schema,
+            recovered,
+            disk,
+            index,
+            overlay,
+            staging,
+            commit,
+            reading,
+            scrubber,
+            catalog,
+            compactor,
         )
         try:
             await commit.make_room()

@@ -14,6 +14,7 @@ from ostnode.store.format import SEGMENT_HEADER_BYTES
 from ostnode.store.record import Extent, NewRecord
 from ostnode.store.space import Space
 from ostnode.store.staging import Batch, Placed, Plan, Staging, Want
+from ostnode.store.upkeep import Upkeep
 
 RECHECK_S: Final = 1.0
 """How often a full disk is looked at again."""
@@ -46,6 +47,7 @@ class GroupCommit:
         self._idle_since = 0.0
         self._closing = False
         self._failure: str | None = None
+        self._broken: StoreFailedError | None = None
         self._work, self._burst, self._ended = trio.Event(), trio.Event(), trio.Event()
         self._scope = trio.CancelScope()
         self._scope.shield = True  # bounded: `close` cancels it, and is itself given a deadline
@@ -133,6 +135,17 @@ class GroupCommit:
             self._pending[placed.extent.segment, placed.extent.offset] = placed
         self._work.set()
 
+    def keep_up(self, upkeep: Upkeep) -> None:
+        """Queue changes that are in the overlay already and that no record makes."""
+        self._staging.queue.append(upkeep)
+        self._unfinished[upkeep.number] = upkeep
+        self._work.set()
+
+    def fail(self, error: StoreFailedError) -> None:
+        """The disk failed elsewhere: end as after a failed write."""
+        self._broken = error
+        self._work.set()
+
     def pending(self, extent: Extent) -> Placed | None:
         """The record at `extent` when it is staged and not durable yet."""
         return self._pending.get((extent.segment, extent.offset))
@@ -201,6 +214,8 @@ class GroupCommit:
         while True:
             self._work = trio.Event()
             await self.make_room()
+            if self._broken is not None:
+                raise self._broken
             if queue:
                 return queue.popleft()
             if self._closing:
