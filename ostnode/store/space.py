@@ -55,7 +55,8 @@ class Space:
         """Make the reserve whole, then a segment's file; returns its length, 0 without room.
 
         Beside the file as much as the reserve is left free, for the key index to grow into. A
-        file that deletions wait for is made out of the reserve if need be.
+        file that deletions wait for is made out of the reserve if need be, except its last part:
+        what deletions change in the key index needs room, too.
         """
         self._refill()
         if want is None:
@@ -67,7 +68,7 @@ class Space:
                 break
             if target - length <= self.free - self._reserve_bytes and self._make(want, target):
                 return target
-        while want.urgent and not length and self.give_up():
+        while want.urgent and not length and self._kept > self._step and self.give_up():
             if self._make(want, self._step):
                 return self._step
         return length

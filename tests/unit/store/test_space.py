@@ -59,9 +59,9 @@ async def test_b43_bulk_is_refused_and_deletions_are_not(
         assert refused.value.needed == 2200
         assert refused.value.free < SEGMENT
         assert (dump(store.state), store.next_seq) == (before, seq)
-        assert await set_all(store, most=40) == 40
+        assert await set_all(store, most=30) == 30
         await store.commit([unset("k00")])
-        assert len(names(store.durable)) == 30
+        assert len(names(store.durable)) == 20
         assert [bytes(await store.read(e)) for e in extents(store.state)] == [bytes(2000)] * chunks
 
 
@@ -72,8 +72,7 @@ async def test_b43_uploads_go_on_when_space_returns(
     async with opened(disk) as store:
         await fill(store)
         kept = await set_all(store)
-        assert kept > 40
-        assert disk.kept == 0
+        assert kept > 30
         with pytest.raises(StoreFullError):
             await store.commit([set_("more")])
         assert store.space().free == 0
@@ -298,11 +297,12 @@ def test_a_refused_file_gives_back_what_it_got() -> None:
 def test_an_urgent_file_comes_out_of_the_reserve_bit_by_bit() -> None:
     disk = disk_of(RESERVE)
     space = Space(disk, SEGMENT)
-    for number in range(1, 5):
+    for number in range(1, 4):
         assert space.provide(Want(number, urgent=True)) == RESERVE // 4
         assert disk.kept == RESERVE - number * RESERVE // 4
         assert not space.whole
-    assert space.provide(Want(5, urgent=True)) == 0
+    assert space.provide(Want(4, urgent=True)) == 0
+    assert disk.kept == RESERVE // 4  # for the key index
 
 
 def test_what_does_not_fit_is_done_again_until_the_reserve_is_gone() -> None:
@@ -362,20 +362,21 @@ async def test_memory_stays_bounded_with_ten_thousand_tasks(
 ) -> None:
     """What is admitted or staged and not durable is never more than the queue's bound."""
     size, most = 1000, 0
+    stores: list[Store] = []
 
     class Watching(InlineWorker):
         async def run(self, function, *args):
             nonlocal most
             await trio.sleep(0.001)  # others get their turn while the disk is busy
-            admission = store._parts.commit.admission if store is not None else None
-            if admission is not None:
-                queued = sum(batch.nbytes for batch in store._parts.staging.queue)
-                assert queued <= admission._used <= SMALL.queue_bytes_max + size
-                most = max(most, admission._used)
+            for store in stores:
+                parts = store._parts
+                queued = sum(batch.nbytes for batch in parts.staging.queue)
+                assert queued <= parts.commit.admission._used <= SMALL.queue_bytes_max + size
+                most = max(most, parts.commit.admission._used)
             return await super().run(function, *args)
 
-    store: Store | None = None
     async with opened(SimDisk(), worker=Watching()) as store:
+        stores.append(store)
 
         async def task(number: int) -> None:
             async with store.admit(size):
