@@ -40,6 +40,8 @@ BATCH_BYTES_MIN: Final = CHUNK_BYTES_MAX + 64 * KIB
 """A batch must hold the largest chunk and the records that complete its upload."""
 SEGMENT_BYTES_MIN: Final = 8 * MIB
 SEGMENT_BYTES_MAX: Final = 4 * GIB
+RATE_MIN: Final = 64 * KIB
+"""Bytes per second; slower background work would never come to its end."""
 PORTS_UNUSABLE_IN_A_URL: Final = ("0.0.0.0:", "[::]:")
 
 
@@ -155,6 +157,11 @@ class BucketConfig(_RoleConfig):
     user_uploads_max: Count = 64
     user_references_max: Count = 1_000_000
     verify_reads: bool = True
+    compact_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    compaction_rate: Annotated[Size, Field(ge=RATE_MIN)] = 64 * MIB
+    compaction_interval: Duration = 60.0
+    scrub_period: Duration = 14 * 86_400.0
+    scrub_rate_max: Annotated[Size, Field(ge=RATE_MIN)] = 64 * MIB
 
     @field_validator("public_url")
     @classmethod

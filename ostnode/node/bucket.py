@@ -18,7 +18,7 @@ from ostnode.node.listeners import bind_early
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
 from ostnode.roles.bucket.opening import Bucket, open_bucket
-from ostnode.roles.bucket.options import BucketOptions
+from ostnode.roles.bucket.options import BucketOptions, UpkeepOptions
 from ostnode.store.errors import StoreLockedError, StoreOwnerError
 from ostnode.store.store import StoreOptions
 from ostnode.web.bucket_app import make_bucket_app
@@ -152,5 +152,12 @@ def bucket_options(config: Config, bucket: BucketConfig, key: KeyPair) -> Bucket
             segment_bytes=bucket.segment_bytes,
             batch_bytes_max=bucket.batch_bytes_max,
             verify_reads=bucket.verify_reads,
+        ),
+        upkeep=UpkeepOptions(
+            compact_below=bucket.compact_below,
+            compaction_rate=bucket.compaction_rate,
+            compaction_interval_s=bucket.compaction_interval,
+            scrub_period_s=bucket.scrub_period,
+            scrub_rate_max=bucket.scrub_rate_max,
         ),
     )

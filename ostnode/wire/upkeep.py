@@ -34,14 +34,16 @@ class SegmentTotals(Message):
 class CompactionInfo(Message):
     """`state` is idle, running or paused; `doing` says what: judging, copying, punching or nothing.
 
-    `segment` is the one at hand. Bytes and runs count since the process started, the `pass_`
-    figures within the running pass or the last one. `ended_at` is when that ended, 0 while it runs.
+    `segment` is the one at hand. `passes` are those on demand that have ended, `asked` what they
+    will be; they and the bytes count since the process started, the `pass_` figures within the
+    running pass or the last one. `ended_at` is when that ended, 0 while it runs.
     """
 
     state: ShortText
     doing: ShortText
     segment: Amount
     passes: Amount
+    asked: Amount
     pass_done: Amount
     pass_total: Amount
     pass_freed: Amount
@@ -92,7 +94,6 @@ class MaintenanceInfo(Message):
     full: bool
     space: Space
     segments: SegmentTotals
-    key_index: Amount
     corrupt_reads: Amount
     compaction: CompactionInfo
     scrub: ScrubInfo
@@ -120,8 +121,8 @@ class PlannedSegment(Message):
 class CompactionPlan(Message):
     """What a pass would do now. `judged` of `sealed` segments were looked at in the time there was.
 
-    `frees` is of all of them, `segments` the first 256. `pass_number` is the pass that was started,
-    or that runs already; 0 for a dry run.
+    `frees` is of all of them, `segments` the first 256. The pass that was asked for is over once
+    `CompactionInfo.passes` reaches `pass_number`; 0 for a dry run.
     """
 
     pass_number: Amount

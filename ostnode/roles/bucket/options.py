@@ -11,6 +11,22 @@ from ostnode.store.store import StoreOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpkeepOptions:
+    """Background work. Rates are bytes per second; times are seconds.
+
+    A sealed segment is compacted when less than `compact_below` of what it takes on the disk is
+    needed; that is looked for every `compaction_interval_s`. Everything is read again within
+    `scrub_period_s`.
+    """
+
+    compact_below: float = 0.5
+    compaction_rate: int = 64 << 20
+    compaction_interval_s: float = 60.0
+    scrub_period_s: float = 14 * 86_400.0
+    scrub_rate_max: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BucketOptions:
     """Times are seconds. At least two segments of the disk are left alone, or `free_bytes_min`.
 
@@ -31,6 +47,7 @@ class BucketOptions:
     sweep_interval_s: float = 1.0
     tokens: TokenLimits = field(default_factory=TokenLimits)
     store: StoreOptions = field(default_factory=StoreOptions)
+    upkeep: UpkeepOptions = field(default_factory=UpkeepOptions)
 
     @property
     def rules(self) -> Rules:

@@ -10,6 +10,7 @@ from ostnode.ids import ClusterId, PrincipalKind
 from ostnode.node.bucket import bucket_options
 from ostnode.node.index import index_options
 from ostnode.node.role import kinds_from, token_limits
+from ostnode.roles.bucket.options import UpkeepOptions
 from ostnode.wire.calls import Kind
 
 KEYS = {name: KeyPair.from_seed(name.encode().ljust(32, b".")) for name in ("a", "b", "c", "d")}
@@ -50,6 +51,11 @@ def config() -> Config:
         "user_uploads_max": 14,
         "user_references_max": 15,
         "verify_reads": False,
+        "compact_below": 0.25,
+        "compaction_rate": "7MiB",
+        "compaction_interval": "8s",
+        "scrub_period": "3d",
+        "scrub_rate_max": "9MiB",
     }
     tokens = {
         "read_ttl_max": "21s",
@@ -92,6 +98,13 @@ def test_a_buckets_options() -> None:
     assert (options.upload_ttl_s, options.floor_interval_s) == (7200, 9.0)
     assert (options.store.segment_bytes, options.store.batch_bytes_max) == (16 << 20, 3 << 20)
     assert options.store.verify_reads is False
+    assert options.upkeep == UpkeepOptions(
+        compact_below=0.25,
+        compaction_rate=7 << 20,
+        compaction_interval_s=8.0,
+        scrub_period_s=259_200.0,
+        scrub_rate_max=9 << 20,
+    )
     assert options.tokens == token_limits(made.tokens)
 
 
