@@ -45,6 +45,13 @@ class StoreFullError(StoreError):
         self.needed, self.free = needed, free
 
 
+class IndexLimitError(StoreError):
+    """The key index cannot grow: nothing of the commit was done, all before it stays."""
+
+    def __init__(self, nbytes: int, reason: str) -> None:
+        super().__init__(f"the key index has filled its map of {nbytes} bytes: {reason}")
+
+
 class NoSpaceError(OSError):
     """A write or an allocation met ENOSPC or EDQUOT; it may be made again, the same bytes.
 

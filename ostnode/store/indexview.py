@@ -12,7 +12,7 @@ import lmdb
 from typing_extensions import override
 
 from ostnode.store.keyspace import Covered
-from ostnode.store.lmdbindex import LmdbIndex
+from ostnode.store.lmdbindex import DATABASES_MAX, MAP_BYTES_MAX, LmdbIndex
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -39,7 +39,14 @@ class IndexView(LmdbIndex):
 
     @override
     def _open_environment(self) -> None:
-        self._use(lmdb.open(str(self._dir), readonly=True, create=False, max_dbs=2))
+        environment = lmdb.open(
+            str(self._dir),
+            readonly=True,
+            create=False,
+            map_size=MAP_BYTES_MAX,  # the owner may make the file longer meanwhile
+            max_dbs=DATABASES_MAX,
+        )
+        self._use(environment)
 
     @override
     def reset(self) -> None:

@@ -8,11 +8,11 @@ its rows add up. The file `state` beside the database says which: `opening`, `ru
 crashed it, and is rebuilt too. Rebuilding is always right, only slower.
 
 LMDB keeps no checksums. Every commit therefore stores how many rows there are and the sum of their
-CRCs; an index that was not closed cleanly is read through once when it is opened (0.3 s per
-million rows; a clean one is hashed, 0.1 s per GiB), and one row changed, lost or out of place is
-found. A page so mangled that LMDB itself dies of it leaves `opening` behind. Not detected: damage
-that comes while the index is open, before the next unclean start reads it through, and which a
-clean close would then hash as it is; `ostnode store verify` compares with the log.
+CRCs; an index that was not closed cleanly is read through once when it is opened (1 s per million
+rows; a clean one is hashed, 0.1 s per GiB), and one row changed, lost or out of place is found. A
+page so mangled that LMDB itself dies of it leaves `opening` behind. Not detected: damage that comes
+while the index is open, before the next unclean start reads it through, and which a clean close
+would then hash as it is; `ostnode store verify` compares with the log.
 
 Each table (first byte of a key) is a B-tree of its own: keys that only ever grow then fill their
 pages wholly, which in one tree for all only the last table does (docs/adr has the figures).
@@ -52,7 +52,8 @@ _LOCK_BYTES: Final = 16 << 10
 """More than LMDB's table of 126 readers takes."""
 _WRITE_BYTES: Final = 1 << 20
 """More than LMDB writes at once (64 pages)."""
-_META: Final = b"meta"
+_META: Final = b""
+"""Where a table's first byte stands for the others."""
 _COVERED: Final = struct.Struct("<IQ16sQQQ")
 _SUM_MASK: Final = (1 << 64) - 1
 _COVERED_KEY: Final = b"covered"
@@ -124,7 +125,7 @@ class LmdbIndex(KeyIndex):
             raise lmdb.CorruptedError("the data file is shorter than its pages")
         with self._env.begin() as transaction, transaction.cursor() as cursor:
             names = list(cursor.iternext(values=False))
-        self._tables = {name: self._env.open_db(name, create=False) for name in names}
+        self._tables = {_first_byte(name): self._env.open_db(name, create=False) for name in names}
 
     def _read_covered(self) -> Covered | None:
         if _META not in self._tables:
@@ -137,16 +138,26 @@ class LmdbIndex(KeyIndex):
         return Covered(*position) if layout == _LAYOUT else None
 
     def _adds_up(self) -> bool:
-        """Whether the rows are those of the last commit."""
+        """Whether the rows are those of the last commit, and a look-up finds each of them.
+
+        A walk goes from leaf to leaf and sees nothing of the keys above them. A look-up goes
+        through these when it enters a leaf: at its first key going up, at its last going down.
+        """
         crc, count, total = zlib.crc32, 0, 0
         for name, table in self._tables.items():
             if name == _META:
                 continue
-            with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
+            with self._env.begin(db=table) as transaction:
+                rows, finder = transaction.cursor(), transaction.cursor()
                 # Bounded: a damaged tree can have no end.
-                for key, value in islice(cursor, self._count + 1 - count):
+                for key, value in islice(rows, self._count + 1 - count):
                     total += crc(value, crc(key))
                     count += 1
+                    if key[:1] != name or not finder.set_key(key):
+                        return False
+                keys = transaction.cursor().iterprev(values=False)
+                if not all(map(finder.set_key, islice(keys, self._count))):
+                    return False
         return (count, total & _SUM_MASK) == (self._count, self._sum)
 
     @override
@@ -180,7 +191,7 @@ class LmdbIndex(KeyIndex):
         rows: list[Row] = []
         with self._lock, self._env.begin() as transaction:
             for name in sorted(self._tables):
-                if len(name) > 1 or name < low[:1] or (high is not None and name >= high):
+                if name == _META or name < low[:1] or (high is not None and name >= high):
                     continue
                 with transaction.cursor(self._tables[name]) as cursor:
                     if cursor.set_range(low):
@@ -206,7 +217,7 @@ class LmdbIndex(KeyIndex):
         count, total = self._count, self._sum
         with self._env.begin(write=True) as transaction:
             for name in {_META, *(key[:1] for key in changes)} - tables.keys():
-                tables[name] = self._env.open_db(name, txn=transaction)
+                tables[name] = self._env.open_db(_name(name), txn=transaction)
             for key in sorted(changes):
                 value, table = changes[key], tables[key[:1]]
                 if value is None:
@@ -289,3 +300,13 @@ class LmdbIndex(KeyIndex):
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _name(table: bytes) -> bytes:
+    """What LMDB calls a table; its names end at the first zero byte."""
+    return table.hex().encode("ascii") or b"meta"
+
+
+def _first_byte(name: bytes) -> bytes:
+    """The inverse of `_name`."""
+    return _META if name == b"meta" else bytes.fromhex(name.decode("ascii"))
