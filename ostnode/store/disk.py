@@ -237,17 +237,23 @@ class RealDisk(Disk):
         path = self._dir / "node.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
+            self._take(descriptor, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._lock = descriptor
+
+    def _take(self, descriptor: int, path: Path) -> None:
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
             raise StoreLockedError(
                 f"{self._dir} is in use by process {holder}: one process may own a data directory"
             ) from None
         with suppress(NoSpaceError), _named(path):  # the number is for people
             written = os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             os.ftruncate(descriptor, written)
-        self._lock = descriptor
 
     @override
     def unlock(self) -> None:
