@@ -52,8 +52,7 @@ _LOCK_BYTES: Final = 16 << 10
 """More than LMDB's table of 126 readers takes."""
 _WRITE_BYTES: Final = 1 << 20
 """More than LMDB writes at once (64 pages)."""
-_META: Final = b""
-"""Where a table's first byte stands for the others."""
+_META: Final = b"meta"
 _COVERED: Final = struct.Struct("<IQ16sQQQ")
 _SUM_MASK: Final = (1 << 64) - 1
 _COVERED_KEY: Final = b"covered"
@@ -304,9 +303,9 @@ class LmdbIndex(KeyIndex):
 
 def _name(table: bytes) -> bytes:
     """What LMDB calls a table; its names end at the first zero byte."""
-    return table.hex().encode("ascii") or b"meta"
+    return table if table == _META else table.hex().encode("ascii")
 
 
 def _first_byte(name: bytes) -> bytes:
     """The inverse of `_name`."""
-    return _META if name == b"meta" else bytes.fromhex(name.decode("ascii"))
+    return name if name == _META else bytes.fromhex(name.decode("ascii"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from threading import Thread
 
 import lmdb
 import pytest
 
 from ostnode.store.disk import RealDisk
-from ostnode.store.errors import StoreOwnerError
+from ostnode.store.errors import IndexLimitError, StoreOwnerError
 from ostnode.store.keyspace import Covered, DurableReader
 from ostnode.store.lmdbindex import LmdbIndex
 from tests.support.storekit import chunk, dump, names, opened, set_, unset
@@ -206,3 +211,163 @@ async def test_a_recovery_that_fails_lets_go_of_everything(tmp_path: Path) -> No
 
 def test_one_that_was_never_opened_can_be_closed(tmp_path: Path) -> None:
     LmdbIndex(tmp_path / "keyindex", "boot").close(clean=False)
+
+
+def small(directory: Path, patch: pytest.MonkeyPatch, *, most: int) -> LmdbIndex:
+    """An index whose map has 128 KiB at first."""
+    patch.setattr("ostnode.store.lmdbindex.MAP_BYTES_MIN", 1 << 17)
+    patch.setattr("ostnode.store.lmdbindex.MAP_BYTES_MAX", most)
+    index = LmdbIndex(directory, "boot")
+    index.open()
+    index.recovered()
+    return index
+
+
+def large(batch: int) -> dict[bytes, bytes]:
+    return {bytes([65 + i % 3]) + b"%d %d" % (batch, i): b"v" * 1000 for i in range(64)}
+
+
+def fill(index: LmdbIndex) -> None:
+    for batch in range(999):
+        index.commit(large(batch), replace(COVERED, batch=batch))
+
+
+def test_the_map_grows_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = small(tmp_path / "keyindex", monkeypatch, most=1 << 30)
+    rows: dict[bytes, bytes] = {}
+    for batch in range(40):
+        index.commit(large(batch), replace(COVERED, batch=batch))
+        rows |= large(batch)
+        assert index.get(b"A0 0") == b"v" * 1000
+    assert dict(DurableReader(index).scan(b"")) == rows
+    index.close(clean=False)
+    assert reopened(tmp_path / "keyindex") == (replace(COVERED, batch=39), rows)
+    # The file is larger than the map it begins with.
+    index = small(tmp_path / "keyindex", monkeypatch, most=1 << 30)
+    index.commit(large(40), COVERED)
+    assert len(dict(DurableReader(index).scan(b""))) == len(rows) + 64
+    index.close(clean=False)
+
+
+def test_the_map_grows_under_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = small(tmp_path / "keyindex", monkeypatch, most=1 << 30)
+    index.commit(large(0), COVERED)
+
+    def write() -> None:
+        for batch in range(1, 60):
+            index.commit(large(batch), replace(COVERED, batch=batch))
+
+    thread = Thread(target=write)
+    thread.start()
+    while thread.is_alive():
+        assert index.get(b"B0 1") == b"v" * 1000
+        assert len(index.page(b"A0", b"A1", 99)) == 22
+    thread.join()
+    assert len(index.page(b"", None, 1 << 20)) == 60 * 64
+    index.close(clean=False)
+
+
+def test_a_map_at_its_cap_says_so_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = small(tmp_path / "keyindex", monkeypatch, most=1 << 18)
+    with pytest.raises(IndexLimitError, match="map of 262144 bytes: that is as large as it gets"):
+        fill(index)
+    kept = len(index.page(b"", None, 999))
+    assert kept
+    assert kept % 64 == 0
+    assert index.get(b"A0 0") == b"v" * 1000
+    index.close(clean=False)
+
+
+def test_address_space_that_is_refused_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = small(tmp_path / "keyindex", monkeypatch, most=1 << 30)
+    index.commit(large(0), COVERED)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (8 << 20), hard))
+    try:
+        with pytest.raises(IndexLimitError, match="more address space is refused"):
+            fill(index)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    kept = len(index.page(b"", None, 1 << 20))
+    assert kept % 64 == 0
+    index.commit(large(999), COVERED)
+    assert len(index.page(b"", None, 1 << 20)) == kept + 64
+    index.close(clean=False)
+
+
+def test_b45_an_index_of_another_layout_is_not_trusted(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("ostnode.store.lmdbindex._LAYOUT", 77)
+        assert reopened(directory) == (None, {})
+    assert reopened(directory) == (None, {})
+
+
+def test_b45_a_running_index_whose_rows_do_not_add_up_is_not_trusted(directory: Path) -> None:
+    reopened(directory)
+    data = directory / "data.mdb"
+    whole = data.read_bytes()
+    assert b"k123v123" in whole
+    data.write_bytes(whole.replace(b"k123v123", b"k123v124"))
+    assert reopened(directory) == (None, {})
+    index = LmdbIndex(directory, "boot")
+    index.open()
+    index.recovered()
+    index.commit(ROWS, COVERED)
+    index.close(clean=False)
+    environment = lmdb.open(str(directory), max_dbs=9)
+    with environment.begin(write=True) as transaction:
+        transaction.delete(b"k007", db=environment.open_db(b"6b", txn=transaction))
+    environment.close()
+    assert reopened(directory) == (None, {})
+
+
+_FLIPS = """
+import random, sys
+from pathlib import Path
+from ostnode.store.keyspace import Covered, DurableReader
+from ostnode.store.lmdbindex import LmdbIndex
+index = LmdbIndex(Path(sys.argv[1]), "boot")
+covered = index.open()
+rows = dict(DurableReader(index).scan(b""))
+whole = {b"%c%03d" % (107 + i % 2, i): b"v%d" % i for i in range(900)}
+assert (covered, rows) in ((None, {}), (Covered(3, b"u" * 16, 7), whole)), covered
+index.recovered()
+index.close(clean=False)
+print("rebuilt" if covered is None else "whole")
+"""
+
+
+@pytest.mark.slow
+def test_b45_a_flipped_bit_anywhere_in_a_running_index(tmp_path: Path) -> None:
+    """Whole or rebuilt; LMDB may die of a mangled page once, and the next start rebuilds."""
+    index = LmdbIndex(tmp_path / "keyindex", "boot")
+    index.open()
+    index.recovered()
+    index.commit({b"%c%03d" % (107 + i % 2, i): b"v%d" % i for i in range(900)}, COVERED)
+    index.close(clean=False)
+    data, state = tmp_path / "keyindex" / "data.mdb", tmp_path / "keyindex" / "state"
+    whole, running = data.read_bytes(), state.read_text("ascii")
+    random, seen = Random(7), set()
+    # Two bits of every page: one in its header and pointers, one in its rows.
+    spots = [at + random.randrange(*span) for at in range(0, len(whole), 4096)
+             for span in ((0, 64), (64, 4096))]  # fmt: skip
+    for spot in spots:
+        damaged = bytearray(whole)
+        damaged[spot] ^= 1 << random.randrange(8)
+        data.write_bytes(damaged)
+        state.write_text(running, "ascii")
+        command = [sys.executable, "-c", _FLIPS, str(data.parent)]
+        for _ in range(2):
+            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+            seen.add(run.stdout.strip() or run.returncode)
+            if run.returncode >= 0:
+                break
+        assert run.returncode == 0, (spot, run.stderr)
+    assert {"whole", "rebuilt"} <= seen
