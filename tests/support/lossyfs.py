@@ -1,17 +1,14 @@
 """A FUSE file system that forgets what was not synced when its power goes.
 
-Run as a process: `lossyfs.py MOUNT`, with commands on stdin, each answered by a line on stdout.
-`arm N SEED`: at the Nth change or sync from now on the power goes. Of every file a random part of
-what was not synced since is kept, by 512-byte sectors; so are names that no sync of their directory
-followed. From then on everything fails with EIO until `on`. The rules are those of `simdisk`, here
-under a real kernel and the store's own system calls. fallocate(2) is not supported, mmap neither.
+When it goes, of every file a random part of what was not synced is kept, by 512-byte sectors; so
+are names that no sync of their directory followed. From then on everything fails with EIO until it
+is switched on again. The rules are those of `simdisk`, here under a real kernel and the store's own
+system calls. fallocate(2) is not supported, mmap neither.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import stat
 import subprocess
 import sys
 import threading
@@ -23,7 +20,6 @@ from random import Random
 from tests.support.simdisk import Inode, Truncate, Write
 
 ROOT = Path(__file__).parents[2]
-_CAPACITY = 1 << 30
 
 
 class Lossy:
@@ -91,7 +87,7 @@ class Lossy:
     def sync_names(self, directory: str) -> None:
         if self.step() and Random(self.seed).random() < 0.5:
             self.cut()
-        inside = [entry for entry in self.pending if os.path.dirname(entry[0]) == directory]
+        inside = [entry for entry in self.pending if entry[0].rpartition("/")[0] == directory]
         for path, inode in inside:
             self._name(self.durable, path, inode)
         self.pending = [entry for entry in self.pending if entry not in inside]
@@ -112,106 +108,6 @@ class Lossy:
             names.pop(path, None)
         else:
             names[path] = inode
-
-
-def serve(mount: str) -> None:
-    """Mount and serve until unmounted; commands come from stdin."""
-    import mfusepy  # noqa: PLC0415  only this process needs libfuse
-
-    state = Lossy()
-
-    class Operations(mfusepy.Operations):
-        use_ns = True
-
-        def getattr(self, path, fh=None):
-            with state.lock:
-                if path in state.directories:
-                    return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2}
-                size = len(state.at(path).seen)
-                return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": size}
-
-        def readdir(self, path, fh):
-            with state.lock:
-                below = [*state.files, *state.directories - {"/"}]
-                names = [os.path.basename(each) for each in below if os.path.dirname(each) == path]
-            return [".", "..", *names]
-
-        def mkdir(self, path, mode):
-            with state.lock:
-                state.directories.add(path)
-            return 0
-
-        def create(self, path, mode, fi=None):
-            with state.lock:
-                state.rename(path, Inode())
-            return 0
-
-        def open(self, path, flags):
-            with state.lock:
-                if state.off:
-                    raise OSError(errno.EIO, path)
-                state.at(path)
-            return 0
-
-        def read(self, path, size, offset, fh):
-            with state.lock:
-                if state.off:
-                    raise OSError(errno.EIO, path)
-                return bytes(state.at(path).seen[offset : offset + size])
-
-        def write(self, path, data, offset, fh):
-            with state.lock:
-                state.change(path, Write(offset, data))
-            return len(data)
-
-        def truncate(self, path, length, fh=None):
-            with state.lock:
-                state.change(path, Truncate(length))
-            return 0
-
-        def unlink(self, path):
-            with state.lock:
-                state.rename(path, None)
-            return 0
-
-        def fsync(self, path, datasync, fh):
-            with state.lock:
-                state.sync(path)
-            return 0
-
-        def fsyncdir(self, path, datasync, fh):
-            with state.lock:
-                state.sync_names(path)
-            return 0
-
-        def statfs(self, path):
-            blocks = _CAPACITY // 4096
-            return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": blocks, "f_bavail": blocks}
-
-    threading.Thread(target=_obey, args=(state,), daemon=True).start()
-    mfusepy.FUSE(
-        Operations(),
-        mount,
-        foreground=True,
-        nothreads=True,
-        direct_io=True,
-        hard_remove=True,
-        attr_timeout=0,
-        entry_timeout=0,
-        negative_timeout=0,
-    )
-
-
-def _obey(state: Lossy) -> None:
-    for line in sys.stdin:
-        word, *numbers = line.split()
-        with state.lock:
-            answer = "off" if state.off else "on"
-            if word == "arm":
-                state.arm(*map(int, numbers))
-            else:
-                state.off, state.left = False, None
-        print(answer, flush=True)
 
 
 class Switch:
@@ -240,7 +136,7 @@ class Switch:
 def mounted(mount: Path) -> Iterator[Switch]:
     """The file system at `mount`, until the block ends."""
     mount.mkdir()
-    command = [sys.executable, "-m", "tests.support.lossyfs", str(mount)]
+    command = [sys.executable, "-m", "tests.support.lossyserver", str(mount)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         try:
@@ -255,7 +151,3 @@ def mounted(mount: Path) -> Iterator[Switch]:
                 process.wait(10)
             finally:
                 process.kill()
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
