@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from ostnode.store.record import ZERO_32, Extent
 from ostnode.store.schema import Worth
 from ostnode.store.segment import SegmentWriter, segment_name
 from ostnode.store.verification import Verified, Verifier
+from tests.support import compactkit as kit
 from tests.support.simdisk import SimDisk
 from tests.support.storekit import CHUNK, OWNER, SMALL, KitSchema, chunk, extents, opened, set_
 
@@ -227,3 +229,40 @@ def test_a_frozen_disk_changes_nothing(tmp_path: Path) -> None:
         frozen.open("00000002.seg", create=True)
     assert bytes(disk.files["00000001.seg"].seen) == b"abcdefgh"
     assert disk.names() == ["00000001.seg"]
+
+
+async def test_a_log_that_was_compacted_and_punched_is_whole(tmp_path: Path) -> None:
+    options = replace(
+        SMALL, segment_bytes=1 << 20, batch_bytes_max=1 << 18, queue_bytes_max=1 << 20
+    )
+    async with kit.opened(RealDisk(tmp_path), options) as store:
+        for number in range(30):
+            await store.commit([kit.add(number, bytes([number]) * 150_000)])
+            await store.commit([kit.set_(f"k{number % 7}", str(number)), kit.touch(number)])
+        for number in range(30):
+            if number % 3 or number < 9:
+                await store.commit([kit.remove(number)])
+        punched = [
+            await store.punch(judgement, kit.FREE)
+            for judgement in await kit.judge_all(store, store.compaction_pass())
+        ]
+        await kit.compact_all(store, live_share_max=0.3, segment_bytes=1 << 20)
+        problems, after = [], 0
+        while not (step := await store.scrub(after, kit.FREE)).done:
+            problems += step.problems
+            after = step.after_seq
+        assert (problems, step.problems) == ([], ())
+    generations = [file.header.generation for file in read_layout(RealDisk(tmp_path)).log]
+    assert 0 in generations[:-1]
+    assert max(generations) > 0
+    assert sum(punched) > 100_000
+    found = Verifier(tmp_path, kit.KeepSchema(), lambda *_: (), lambda *_: None).run()
+    assert (found.findings, found.notes, found.index) == ([], [], "equal")
+    # Without rows to judge by, everything is damaged that was punched.
+    blind = Verifier(tmp_path, AllLive(), lambda *_: (), lambda *_: None).run()
+    assert blind.finding_count > 0
+
+
+class AllLive(kit.KeepSchema):
+    def worth(self, record: object, rows: object) -> Worth:
+        return Worth.LIVE
