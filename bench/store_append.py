@@ -194,7 +194,7 @@ class Rounds:
         self.figures.setdefault(name, []).append(value)
 
     async def run(self) -> None:
-        """One size after the other, large last: a disk is slower for a while after much was written.
+        """One size after the other, large last: much written makes a disk slower for a while.
 
         One that allows bursts favours whoever comes first.
         """
