@@ -1,4 +1,4 @@
-"""A real store on a real file system that is full to the last byte."""
+"""Full disks: seeded crash states on a simulated one, a real store on a real one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,28 @@ import trio
 from ostnode.store.disk import RealDisk
 from ostnode.store.memoryindex import MemoryIndex
 from tests.crash.fulldriver import OPTIONS, read_all
+from tests.support.fullcrash import Seen, full_run
 from tests.support.smallfs import fill, mounted_ext4
 from tests.support.storekit import names, opened
 
 ROOT = Path(__file__).parents[2]
 SIZE = 100_000
-pytestmark = pytest.mark.system
+STATES = 150
+
+
+@pytest.mark.slow
+def test_b43_crashes_on_a_disk_that_is_full_now_and_then() -> None:
+    seen = Seen()
+    for seed in range(STATES):
+        full_run(seed, seen)
+    assert min(seen.crashes, seen.refused, seen.deleted) > STATES
+    assert seen.stuck > 2
+
+
+@pytest.mark.deep
+def test_b43_thousands_of_lives_on_full_disks() -> None:
+    for seed in range(100_000, 105_000):
+        full_run(seed, Seen())
 
 
 @pytest.fixture
@@ -88,6 +104,7 @@ def check(data_dir: Path, chunks: int, kept: int) -> None:
     trio.run(look)
 
 
+@pytest.mark.system
 def test_b43_full_to_the_last_byte(mount: Path) -> None:
     data_dir, foreign = mount / "data", mount / "foreign"
     with driven(data_dir) as driver:
@@ -128,6 +145,7 @@ def test_b43_full_to_the_last_byte(mount: Path) -> None:
     check(data_dir, chunks + 101, 20)
 
 
+@pytest.mark.system
 def test_b43_when_not_even_deletions_fit(mount: Path) -> None:
     data_dir, foreign = mount / "data", mount / "foreign"
     with driven(data_dir) as driver:

@@ -140,6 +140,8 @@ class Faults:
     capacity: int | None = None
     """Bytes of the disk, of which other programs' files take `foreign`."""
     foreign: int = 0
+    thief: bool = False
+    """Whether they take at once what the reserve gives up."""
     errors: dict[str, int] = field(default_factory=dict)
     """Errno by what fails: `write`, `sync`, `allocate`, `create`, `sync names`, `commit`, for every
     file, or `write 00000001.seg` for one."""
@@ -282,6 +284,8 @@ class SimDisk(Disk):
     def reserve(self, length: int) -> None:
         crash = self.step(f"reserve {length}")
         self.need(length - self.kept, "reserve")
+        if self.faults.thief:
+            self.faults.foreign += max(0, self.kept - length)
         self.kept = length
         if crash:
             raise SimCrash
