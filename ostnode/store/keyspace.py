@@ -115,7 +115,10 @@ class KeyIndex(Protocol):
 
 
 def dead_key(segment: int) -> bytes:
-    """The key of a segment's estimate of dead bytes."""
+    """The key of a segment's estimate of dead bytes.
+
+    An output has one from its swap on: without it the index has missed the swap.
+    """
     return _DEAD + _NUMBER.pack(segment)
 
 

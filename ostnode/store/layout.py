@@ -23,6 +23,7 @@ from ostnode.store.format import (
 from ostnode.store.record import Damage, Problem
 from ostnode.store.segment import (
     read,
+    read_footer,
     read_header,
     read_trailer,
     segment_name,
@@ -43,7 +44,7 @@ class SegmentFile:
     allocated: int
     judged_at: int = 0
     """Of an output: the batch up to which the rows had come when its records were judged. A key
-    index that is behind it may still want what was dropped."""
+    index that is behind it may still want what was dropped. 0 when its seal is damaged."""
 
     @property
     def number(self) -> int:
@@ -145,7 +146,7 @@ def read_layout(disk: Disk) -> Layout:
                 layout.lost.append((number, file.size()))
         finally:
             file.close()
-    _order(layout, _finished(layout, files))
+    _order(layout, _finished(disk, layout, files))
     return layout
 
 
@@ -180,18 +181,29 @@ def _is_blank(file: File) -> bool:
         return False
 
 
-def _finished(layout: Layout, files: list[SegmentFile]) -> list[SegmentFile]:
-    """Set apart outputs that never got a seal; when the inputs are gone, there was one once."""
+def _finished(disk: Disk, layout: Layout, files: list[SegmentFile]) -> list[SegmentFile]:
+    """Set apart outputs that never got a whole seal; if the inputs are gone, there was one once."""
     oldest: dict[int, int] = {}
     for file in files:
         oldest.setdefault(file.first_seq, file.number)
     kept = []
     for file in files:
-        if file.is_output and file.trailer is None and oldest[file.first_seq] < file.number:
+        if file.is_output and oldest[file.first_seq] < file.number and not _is_sealed(disk, file):
             layout.unfinished.append(file.number)
         else:
             kept.append(file)
     return kept
+
+
+def _is_sealed(disk: Disk, output: SegmentFile) -> bool:
+    """Whether seal, footer and trailer are whole: a crash may have kept any part of them."""
+    if output.trailer is None or not output.judged_at:
+        return False
+    file = disk.open(segment_name(output.number))
+    try:
+        return read_footer(file, output.trailer) is not None
+    finally:
+        file.close()
 
 
 def _order(layout: Layout, files: list[SegmentFile]) -> None:

@@ -69,17 +69,22 @@ class Copy:
         self._file: File | None = None
         self._key = segment_key(header.uuid)
         self._entries = bytearray()
-        self._pieces: list[Buffer] = [header.pack()]
-        self._waiting = SEGMENT_HEADER_BYTES
+        self._pieces: list[Buffer] = []
+        self._waiting = 0
         self._synced = 0
         self._last_batch = 0
         self._slices = self._copy_all()
 
     def create(self, length: int) -> None:
-        """Make the file and reserve `length` bytes."""
+        """Make the file, reserve `length` bytes, and make the header durable.
+
+        The header first: records behind one that a crash took would look like a lost segment.
+        """
         with _writing():
             self._file = self._disk.open(self._name, create=True)
             self._file.allocate(length)
+            self._file.write(0, [self.header.pack()])
+            self._file.sync()
 
     def step(self) -> int:
         """Copy a slice; the bytes read and written, or 0 when all is copied."""

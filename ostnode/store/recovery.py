@@ -29,7 +29,15 @@ from ostnode.store.format import (
     payload_digest,
     segment_key,
 )
-from ostnode.store.keyspace import Changes, Covered, KeyIndex, Overlay
+from ostnode.store.keyspace import (
+    Changes,
+    Covered,
+    KeyIndex,
+    Overlay,
+    Writer,
+    dead_key,
+    pack_dead,
+)
 from ostnode.store.layout import Layout, SegmentFile, look, read_layout
 from ostnode.store.record import (
     ROLE_KIND_MAX,
@@ -42,7 +50,7 @@ from ostnode.store.scan import Bad, Found, Window, judge, scan
 from ostnode.store.schema import Schema
 from ostnode.store.segment import read, read_footer, segment_name, write_seal
 from ostnode.store.staging import Position
-from ostnode.store.swap import confirm, copies, move_rows
+from ostnode.store.swap import AllBut, confirm, copies, move_rows
 
 _COMMIT_CHANGES: Final = 8192
 """Changes gathered, at least, before the key index is brought forward during replay."""
@@ -165,7 +173,9 @@ class Replay:
         start = layout.standing_for(covered.segment) if covered else 0
         for file in layout.log[start:]:
             self._segment(file, covered.batch if covered else 0)
-        if layout.log:  # records that were dropped since may have had the last batches
+        if layout.log:
+            self._mark_swaps()
+            # Records that were dropped since may have had the last batches.
             last = layout.log[-1].header
             self._commit(Covered(last.number, last.uuid, self._next_batch - 1))
         self._index.recovered()
@@ -186,12 +196,19 @@ class Replay:
         found = self._layout.find(covered.segment)
         if found is None or found.header.uuid != covered.uuid:
             return False
-        if any(file.judged_at > covered.batch for file in self._layout.log):
+        if any(self._is_missed(file, covered) for file in self._layout.log):
             return False
         if found.trailer is not None:
             return covered.batch <= found.trailer.last_batch
         with self._opened(found) as file:
             return covered.batch <= read_contents(file, found.header, 0).last_batch
+
+    def _is_missed(self, file: SegmentFile, covered: Covered) -> bool:
+        """Whether the index is from before this output took its inputs' place."""
+        if not file.is_output:
+            return False
+        swapped = self._index.get(dead_key(file.number)) is not None
+        return file.judged_at > covered.batch or not (swapped or self._layout.replaced_by(file))
 
     def _finish_swaps(self) -> None:
         """Let finished outputs take the place of the inputs that are still there."""
@@ -205,18 +222,26 @@ class Replay:
         if self._layout.leftovers:
             self._disk.sync_names()
 
+    def _mark_swaps(self) -> None:
+        keys = [dead_key(file.number) for file in self._layout.log if file.is_output]
+
+        def mark(rows: Writer) -> None:
+            for key in keys:
+                if rows.get(key) is None:
+                    rows.put(key, pack_dead(0))
+
+        self._overlay.change(mark, self._changes)
+
     def _move_rows(
         self, file: File, output: SegmentFile, inputs: list[SegmentFile], covered: Covered
     ) -> None:
         entries = read_contents(file, output.header, 0).entries
-        numbers = {segment.number for segment in inputs}
+        elsewhere = AllBut({segment.number for segment in self._layout.log})
         for records in copies(output.number, entries, self._schema.bulk_kinds):
-            self._overlay.change(
-                partial(move_rows, self._schema, records, numbers),
-                self._changes,
-            )
+            move = partial(move_rows, self._schema, records, elsewhere)
+            self._overlay.change(move, self._changes)
             self._commit(covered)
-        if covered.segment in numbers:
+        if covered.segment in {segment.number for segment in inputs}:
             self._commit(Covered(output.number, output.header.uuid, covered.batch))
 
     @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from typing_extensions import override
+
 from ostnode.store.disk import File
 from ostnode.store.format import FooterEntry
 from ostnode.store.keyspace import Writer
@@ -16,6 +18,17 @@ from ostnode.store.segment import read
 
 _SLICE_RECORDS: Final = 128
 """Rows moved in one go: 2 ms of the event loop."""
+
+
+class AllBut(Container[int]):
+    """Segments that are not in the log: some inputs may have been unlinked already."""
+
+    def __init__(self, log: Container[int]) -> None:
+        self._log = log
+
+    @override
+    def __contains__(self, number: object) -> bool:
+        return number not in self._log
 
 
 def copies(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import trio
 
 from ostnode.store.memoryindex import MemoryIndex
 from ostnode.store.store import Store
@@ -16,7 +15,6 @@ from tests.support.compactkit import (
     remove,
     rows_of,
     set_,
-    touch,
     unset,
 )
 from tests.support.simdisk import SimDisk
