@@ -87,6 +87,27 @@ async def test_a_slice_keeps_no_more_than_itself_in_memory() -> None:
             assert len(got.obj) <= 2000 + 96
 
 
+async def test_what_is_hashed_but_not_asked_for_is_read_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read_into = SimFile.read_into
+    lengths: list[int] = []
+
+    def noted(self: SimFile, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        lengths.append(len(buffer))
+        return read_into(self, offset, buffer, wait=wait)
+
+    async with opened(SimDisk(), segment_bytes=2 << 20, batch_bytes_max=2 << 20) as store:
+        await store.commit([chunk(bytes(1_500_000))])
+        (extent,) = extents(store.state)
+        await store.read(extent, 0, 0)
+        forget(store)
+        monkeypatch.setattr(SimFile, "read_into", noted)
+        await store.read(extent, 700_000, 1000)
+        assert max(lengths) <= 256 << 10
+        assert sum(lengths) == 1_500_000 + 96
+
+
 async def test_how_many_verified_payloads_are_remembered_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -231,6 +252,18 @@ async def test_a_read_that_waits_keeps_its_segment_pinned_from_the_start() -> No
             assert not drained
             worker.gate.set()
         assert drained
+
+
+async def test_a_read_pins_before_it_first_waits() -> None:
+    """Its extent is good only until then."""
+    async with opened(SimDisk()) as store:
+        await store.commit([chunk(b"data")])
+        (extent,) = extents(store.state)
+        reading = store.read(extent)
+        reading.send(None)
+        assert list(store._parts.reading.pins._pins) == [extent.segment]
+        reading.close()
+        assert not store._parts.reading.pins._pins
 
 
 async def test_a_cancelled_read_gives_its_pin_back() -> None:
