@@ -8,12 +8,12 @@ Numbers of kinds and names of fields are the format: they never change their mea
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Annotated, Final
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
+from ostnode.roles.bucket.memo import Memo
 from ostnode.wire.fields import (
     BATCH_ITEMS_MAX,
     Accessors,
@@ -312,11 +312,10 @@ class Healed(Message):
 
 @dataclass(frozen=True, slots=True)
 class ScrubPosition(Message):
-    """How far the scrub is.
+    """How far the scrub is: every record up to sequence `seq` has been read in this `cycle`.
 
-    Every record up to sequence number `seq` has been read in this `cycle`, which began at
-    `started_at`; the last whole one ended at `completed_at`, 0 for never (seconds since 1970).
-    `nbytes` and `findings` count in this cycle.
+    It began at `started_at`; the last whole one ended at `completed_at`, 0 for never (seconds since
+    1970). `nbytes` and `findings` count in this cycle.
     """
 
     cycle: Amount
@@ -381,31 +380,21 @@ KINDS: Final[dict[type[Payload], Kind]] = {
     ScrubPosition: Kind.SCRUB_POSITION,
 }
 _CLASSES: Final = {kind: cls for cls, kind in KINDS.items()}
-_PAYLOADS_REMEMBERED: Final = 1024
-_remembered: Final[OrderedDict[tuple[int, bytes], Message]] = OrderedDict()
-"""Payloads by their bytes, the latest used last. A decision encodes what its own draft, the
-store's reducer and the next requests of the same upload decode again."""
+_remembered: Final = Memo[tuple[int, bytes], Message](1024)
+"""By their bytes: what a decision encodes, its draft, the reducer and later requests decode."""
 
 
 def encode_payload(payload: Payload) -> bytes:
     """The payload as the log holds it."""
     data = encode_message(payload)
-    _remember((KINDS[type(payload)], data), payload)
+    _remembered.put((KINDS[type(payload)], data), payload)
     return data
 
 
 def decode_payload(kind: int, data: bytes) -> Message:
     """The payload of a metadata record; raises InvalidArgumentError for one that is none."""
-    key = (kind, data)
-    payload = _remembered.get(key)
+    payload = _remembered.get((kind, data))
     if payload is None:
         payload = decode_message(_CLASSES[Kind(kind)], data)
-    _remember(key, payload)
+        _remembered.put((kind, data), payload)
     return payload
-
-
-def _remember(key: tuple[int, bytes], payload: Message) -> None:
-    _remembered[key] = payload
-    _remembered.move_to_end(key)
-    if len(_remembered) > _PAYLOADS_REMEMBERED:
-        _remembered.popitem(last=False)
