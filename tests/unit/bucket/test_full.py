@@ -73,6 +73,7 @@ async def test_b43_the_sweeper_waits_for_room(
     async def sweep_once(_self: Sweeper) -> bool:
         nonlocal rounds
         rounds += 1
+        await trio.lowlevel.checkpoint()
         if rounds < 3:
             raise BusyError("full")
         return False
