@@ -144,6 +144,20 @@ async def test_a_damaged_seal_is_found() -> None:
     assert (problem.what, problem.segment, problem.offset) == (Damage.FOOTER, 2, seal)
 
 
+async def test_records_before_a_damaged_seal_are_no_exception() -> None:
+    disk = SimDisk()
+    places = await filled(disk)
+    name = segment_name(2)
+    seal = disk.files[name].seen.rfind(b"OsR1")
+    last = max(place for place in places if place.segment == 2)
+    for at in (seal + 12, last.offset + 12, last.offset + 96 + 6000 + 12):
+        disk.flip(name, at)
+    chunk_, setting, footer = await found(disk)
+    assert (chunk_.what, chunk_.offset) == (Damage.PAYLOAD, last.offset)
+    assert (setting.what, setting.offset) == (Damage.PAYLOAD, last.offset + 96 + 6000)
+    assert footer.what is Damage.FOOTER
+
+
 async def test_a_footer_that_lies_is_found() -> None:
     disk = SimDisk()
     await filled(disk)
