@@ -100,12 +100,40 @@ def client_options(function: Callable[Concatenate[Target, P], R]) -> Callable[P,
     return command
 
 
+@dataclass(frozen=True, slots=True)
+class BucketTarget:
+    """One bucket and the key of whoever calls."""
+
+    bucket: BucketAddress
+    key: KeyPair
+
+    def run(self, call: Callable[[Client], Awaitable[R]]) -> R:
+        """Run `call` with a client that has this bucket in the index's place: it asks no index."""
+        index = IndexAddress(self.bucket.principal, self.bucket.http)
+        return Target(index, self.key).run(call)
+
+
+def bucket_options(function: Callable[Concatenate[BucketTarget, P], R]) -> Callable[P, R]:
+    """Add --bucket and --key; the command's first argument is then the `BucketTarget`."""
+
+    @_BUCKET_OPTION
+    @_KEY_OPTION
+    @wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = click.get_current_context().meta
+        bucket = given[_BUCKET_META] or _dev_bucket(dev_layout("--bucket", "OST_BUCKET"))
+        return function(BucketTarget(bucket, _key(given[_KEY_META])), *args, **kwargs)
+
+    return command
+
+
 def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
     ctx.meta[f"{__name__}.{parameter.name}"] = value
 
 
 _INDEX_META: Final = f"{__name__}.index"
 _KEY_META: Final = f"{__name__}.key"
+_BUCKET_META: Final = f"{__name__}.bucket"
 _INDEX_OPTION: Final = click.option(
     "--index",
     type=Parsed("idx1q…@URL", parse_index),
@@ -113,6 +141,14 @@ _INDEX_OPTION: Final = click.option(
     expose_value=False,
     callback=_remember,
     help="The cluster's index.",
+)
+_BUCKET_OPTION: Final = click.option(
+    "--bucket",
+    type=BUCKET,
+    envvar="OST_BUCKET",
+    expose_value=False,
+    callback=_remember,
+    help="The bucket, as it prints its address when it starts.",
 )
 _KEY_OPTION: Final = click.option(
     "--key",
@@ -127,9 +163,13 @@ _KEY_OPTION: Final = click.option(
 def _target(index: IndexAddress | None, key: Path | None) -> Target:
     if index is None:
         index = _dev_index(dev_layout("--index", "OST_INDEX"))
-    if key is None:
-        key = dev_layout("--key", "OST_KEY").key_file
-    return Target(index, KeyPair.from_seed(load_seed(key)))
+    return Target(index, _key(key))
+
+
+def _key(path: Path | None) -> KeyPair:
+    if path is None:
+        path = dev_layout("--key", "OST_KEY").key_file
+    return KeyPair.from_seed(load_seed(path))
 
 
 def _dev_index(layout: DevLayout) -> IndexAddress:
@@ -139,3 +179,15 @@ def _dev_index(layout: DevLayout) -> IndexAddress:
             f"{layout.config_file} names no index and bucket", "pass --index", ExitCode.USAGE
         )
     return IndexAddress(config.bucket[0].index, f"http://{config.index.http}")
+
+
+def _dev_bucket(layout: DevLayout) -> BucketAddress:
+    """The first of the dev cluster's buckets."""
+    config = load_config(layout.config_file, os.environ)
+    if not config.bucket or not config.bucket[0].public_url:
+        raise CommandError(
+            f"{layout.config_file} says of no bucket where it is", "pass --bucket", ExitCode.USAGE
+        )
+    table = config.bucket[0]
+    key = KeyPair.from_seed(load_seed(table.key_file))
+    return BucketAddress(key.principal, table.public_url)

@@ -90,12 +90,13 @@ push_interval = "100ms"
 """
 
     def bucket_table(self, role: NewRole) -> str:
-        """[[bucket]]."""
+        """[[bucket]]. The app's key is an operator's here too."""
         return f"""
 [[bucket]]
 {_common(role)}
 index = "{self.index.key.principal.text(PrincipalKind.INDEX)}"
 index_peer = "{self.index.listeners.peer}"
+operators = ["{self.app.principal.text(PrincipalKind.OPERATOR)}"]
 segment_bytes = "64MiB"
 """
 

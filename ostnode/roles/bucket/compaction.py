@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
@@ -17,6 +17,7 @@ import trio
 from ostnode.env import Clock
 from ostnode.errors import DataCorruptError
 from ostnode.roles.bucket.desk import News
+from ostnode.roles.bucket.ledger import Ledger
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.store.catalog import SegmentInfo
 from ostnode.store.compaction import CompactionPass
@@ -24,8 +25,8 @@ from ostnode.store.errors import StoreFullError
 from ostnode.store.judging import Judgement, whole_blocks
 from ostnode.store.pace import Pace
 from ostnode.store.planning import Run, plan_compaction
-from ostnode.store.record import SpaceInfo
 from ostnode.store.staging import SEGMENT_RECORDS_MAX
+from ostnode.store.store import Store
 from ostnode.wire import upkeep as u
 
 ON_DEMAND_SHARE: Final = 0.9
@@ -45,15 +46,6 @@ _BARGAIN: Final = 4
 """Below the free-space floor only what frees this many times what it copies is rewritten."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class Compactable(Protocol):
-    """What compaction asks of the store."""
-
-    def segments(self) -> list[SegmentInfo]: ...
-    def space(self) -> SpaceInfo: ...
-    def compaction_pass(self) -> CompactionPass: ...
-    async def punch(self, judgement: Judgement, pace: Pace) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +69,10 @@ class Compaction:
     """One task; never two passes at once."""
 
     def __init__(
-        self, store: Compactable, options: BucketOptions, pace: Pace, clock: Clock
+        self, store: Store, ledger: Ledger, options: BucketOptions, pace: Pace, clock: Clock
     ) -> None:
-        self._store, self._options, self._pace, self._clock = store, options, pace, clock
+        self._store, self._ledger, self._options = store, ledger, options
+        self._pace, self._clock = pace, clock
         self._news = News()
         self._asked = False
         self._on_demand = False
@@ -209,20 +202,21 @@ class Compaction:
                 if judgement is not None:
                     await self._pace.spend(judgement.records * _HEADER_BYTES)
                     judgements.append(judgement)
-            runs = self._runs(judgements, share)
+            runs = self._affordable(judgements, share)
             rewritten = {number for run in runs for number in run.segments}
             for judgement in judgements:
                 if judgement.number not in rewritten:
                     await self._punch(judgement)
-            for run in self._in_order(runs):
+            for run in runs:
                 await self._compact(passing, run)
             self._tell(pass_done=min(at + _WINDOW, len(numbers)))
         self._tell(doing="", segment=0)
 
-    def _in_order(self, runs: list[Run]) -> list[Run]:
-        """The log's order; on a full disk what needs the least room for the most comes first."""
+    def _affordable(self, judgements: Sequence[Judgement], share: float) -> list[Run]:
+        """The log's order; on a full disk each by itself, what frees most for its copy first."""
         if self._store.space().free > self._floor:
-            return runs
+            return self._runs(judgements, share)
+        runs = [run for judgement in judgements for run in self._runs([judgement], share)]
         return sorted(runs, key=lambda run: run.keeps_bytes / (run.frees_bytes + 1))
 
     @property
@@ -259,7 +253,7 @@ class Compaction:
             return
         self._count(done.freed, copied=run.keeps_bytes)
         for problem in done.problems:
-            log.error("damage found by compaction", problem=str(problem))
+            await self._ledger.record(problem)
 
     def _skip(self, run: Run, reason: str) -> None:
         self._tell(skipped=self.figures.skipped + len(run.segments))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
 from ostnode.env import Clock
 from ostnode.roles.bucket.desk import News
+from ostnode.roles.bucket.ledger import Ledger
 from ostnode.roles.bucket.options import UpkeepOptions
 from ostnode.roles.bucket.records import ScrubPosition
 from ostnode.store.pace import Pace
-from ostnode.store.record import Problem, SpaceInfo
-from ostnode.store.scrub import ScrubSlice
+from ostnode.store.store import Store
 
 _SAVE_BYTES: Final = 256 << 20
 _SAVE_INTERVAL_S: Final = 600.0
@@ -28,44 +28,12 @@ _LONGEST_WAIT_S: Final = 3600.0
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-class Scrubbable(Protocol):
-    """What scrub asks of the store."""
-
-    async def scrub(self, after_seq: int, pace: Pace) -> ScrubSlice:
-        """Check the next slice behind a sequence number."""
-        ...
-
-    def space(self) -> SpaceInfo:
-        """`stored` is about what a whole cycle reads."""
-        ...
-
-
-class Ledger(Protocol):
-    """The bucket's record of damage and of the scrub's place; all of it durable once returned."""
-
-    def place(self) -> ScrubPosition:
-        """The place that was written down last."""
-        ...
-
-    async def move(self, place: ScrubPosition) -> None:
-        """Write the place down."""
-        ...
-
-    async def record(self, problem: Problem) -> None:
-        """Put damage on record, once however often it is found."""
-        ...
-
-    async def recheck(self) -> None:
-        """Read what is on record as damaged again, and strike out what is whole after all."""
-        ...
-
-
 class Scrubbing:
     """One task that goes through the log again and again."""
 
     def __init__(
         self,
-        store: Scrubbable,
+        store: Store,
         ledger: Ledger,
         options: UpkeepOptions,
         clock: Clock,
@@ -157,7 +125,7 @@ class Scrubbing:
                 findings=self.place.findings + len(done.problems),
             )
             if done.done:
-                await self._ledger.recheck()
+                await self._ledger.recheck(self._pace)
                 self._over = True
                 self.place = replace(self.place, completed_at=int(self._clock.now()))
                 await self._save()

@@ -1,0 +1,240 @@
+"""Which segments a bucket compacts, when, and what it does when something is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import trio
+
+from ostnode.store.errors import StoreFullError
+from ostnode.store.pace import Pace
+from ostnode.store.record import SpaceInfo
+from ostnode.store.segment import segment_name
+from tests.support.bucketkit import Kit
+from tests.support.upkeepkit import (
+    SMALL,
+    blobs,
+    compaction_of,
+    delete,
+    readable,
+    sealed_bytes,
+    upload,
+)
+
+
+@pytest.fixture
+async def kit(autojump_clock) -> AsyncIterator[Kit]:
+    async with Kit(SMALL).running() as running:
+        yield running
+
+
+def names(kit: Kit) -> list[int]:
+    return [info.number for info in kit.bucket.store.segments()]
+
+
+async def test_b42_a_pass_on_demand_gives_back_what_is_dead(autojump_clock, kit: Kit) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    compaction = compaction_of(kit)
+    before = sealed_bytes(kit)
+    await compaction.pass_on_demand()
+    figures = compaction.figures
+    assert figures.passes == 1
+    assert figures.pass_freed == figures.freed == before - sealed_bytes(kit)
+    sealed = [info for info in kit.bucket.store.segments() if info.sealed]
+    live = sum(map(len, datas[1::2]))
+    assert sealed_bytes(kit) < live + 4096 * 2 * len(sealed)
+    assert await readable(kit, *datas[1::2])
+    assert not await readable(kit, datas[0])
+    await compaction.pass_on_demand()
+    assert compaction.figures.pass_freed == 0
+
+
+async def test_b42_everything_is_there_after_a_restart_too(autojump_clock) -> None:
+    kit, datas = Kit(SMALL), blobs(40)
+    async with kit.running():
+        await upload(kit, *datas)
+        await delete(kit, *datas[:30])
+        await compaction_of(kit).pass_on_demand()
+    async with kit.running():
+        assert await readable(kit, *datas[30:])
+        assert not kit.bucket.store.problems
+
+
+async def test_b42_a_dry_run_says_what_a_pass_does_and_changes_nothing(
+    autojump_clock, kit: Kit
+) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    compaction = compaction_of(kit)
+    before, took = names(kit), sealed_bytes(kit)
+    plan = await compaction.plan()
+    assert (names(kit), sealed_bytes(kit)) == (before, took)
+    assert plan.judged == plan.sealed == sum(i.sealed for i in kit.bucket.store.segments())
+    assert plan.planned == len(plan.segments) > 0
+    assert sum(one.allocated for one in plan.segments) == plan.keeps + plan.frees
+    await compaction.pass_on_demand()
+    assert compaction.figures.freed >= plan.frees
+
+
+async def test_b42_by_itself_it_takes_what_is_mostly_dead(autojump_clock, kit: Kit) -> None:
+    """By the estimate: what is less than half dead is not even judged."""
+    datas = blobs(60)
+    await upload(kit, *datas)
+    compaction = compaction_of(kit)
+    await compaction.round()
+    assert compaction.figures.pass_total == 0
+    await delete(kit, *datas[:20], *datas[22::5])
+    before = sealed_bytes(kit)
+    await compaction.round()
+    assert compaction.figures.pass_total > 0
+    assert before - sealed_bytes(kit) > 0.9 * sum(map(len, datas[:12]))
+    assert compaction.figures.pass_total < len(names(kit)) + 1
+    again = compaction.figures
+    await compaction.round()
+    assert compaction.figures == again  # nothing has died since
+
+
+async def test_b43_a_full_disk_is_helped_by_what_needs_least_room(
+    autojump_clock, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the floor only segments that are nearly dead are rewritten: their copies are small."""
+    datas = blobs(48)
+    await upload(kit, *datas)
+    infos = [info for info in kit.bucket.store.segments() if info.sealed]
+    assert len(infos) >= 3
+    await delete(kit, *datas[:7], *datas[14:36])
+    monkeypatch.setattr(kit.bucket.store, "space", lambda: SpaceInfo(1 << 30, 0, 1 << 20))
+    compaction = compaction_of(kit)
+    await compaction.round()
+    assert compaction.figures.freed > 0
+    assert compaction.figures.skipped > 0
+    assert names(kit)[0] == infos[0].number  # half of it is needed: no room for that copy
+    monkeypatch.undo()
+    await compaction.round()
+    assert names(kit)[0] != infos[0].number
+    assert await readable(kit, *datas[36:])
+
+
+async def test_b43_a_pass_that_finds_no_room_goes_on_with_the_next(
+    autojump_clock, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    refused = []
+    compactor = kit.bucket.store._parts.compactor
+    compact = compactor.compact
+
+    async def refuse_first(run, pace, until=0):
+        if not refused:
+            refused.append(run.segments)
+            raise StoreFullError(1, 0)
+        return await compact(run, pace, until)
+
+    monkeypatch.setattr(compactor, "compact", refuse_first)
+    compaction = compaction_of(kit)
+    await compaction.pass_on_demand()
+    assert compaction.figures.skipped == len(refused[0])
+    assert compaction.figures.freed > 0
+    assert await readable(kit, *datas[1::2])
+
+
+async def test_b42_a_damaged_segment_is_skipped_and_the_rest_done(autojump_clock, kit: Kit) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    first = next(info for info in kit.bucket.store.segments() if info.sealed)
+    for copy in (0, 2048):
+        kit.disk.flip(segment_name(first.number), copy + 20)
+    compaction = compaction_of(kit)
+    await compaction.pass_on_demand()
+    assert compaction.figures.skipped > 0
+    assert compaction.figures.freed > 0
+    assert first.number in names(kit)
+
+
+async def test_b42_paused_it_stays_where_it_is_and_goes_on_later(autojump_clock, kit: Kit) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    pace = Pace(1 << 20)
+    compaction = compaction_of(kit, pace=pace)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(compaction.pass_on_demand)
+        await trio.sleep(0.3)
+        pace.pause()
+        await trio.sleep(5)
+        here = compaction.figures
+        assert here.doing
+        await trio.sleep(3600)
+        assert compaction.figures == here
+        pace.resume()
+    assert compaction.figures.passes == 1
+    assert compaction.figures.freed > 0
+
+
+async def test_b42_it_keeps_to_its_rate(autojump_clock, kit: Kit) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    rate = 100_000
+    compaction = compaction_of(kit, pace=Pace(rate))
+    start = trio.current_time()
+    await compaction.pass_on_demand()
+    assert trio.current_time() - start >= 0.8 * sum(map(len, datas[1:48:2])) / rate
+
+
+async def test_b42_what_is_asked_for_twice_is_done_twice_never_at_once(
+    autojump_clock, kit: Kit
+) -> None:
+    """A pass that runs may have gone past what was deleted since: another one follows."""
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::2])
+    compaction = compaction_of(kit, pace=Pace(1 << 20))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(compaction.run)
+        assert compaction.ask() == compaction.ask() == 1
+        await trio.sleep(0.3)
+        assert compaction.figures.doing
+        assert compaction.ask() == 2
+        await trio.sleep(600)
+        assert compaction.figures.passes == compaction.asked == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_b42_small_segments_are_joined_once(autojump_clock) -> None:
+    """Each start leaves a short segment behind."""
+    kit, datas = Kit(SMALL), blobs(6, 5_000)
+    for data in datas:
+        async with kit.running():
+            await upload(kit, data)
+    async with kit.running():
+        compaction = compaction_of(kit)
+        before = len(names(kit))
+        await compaction.round()
+        assert len(names(kit)) <= before - 4
+        here = compaction.figures
+        await compaction.round()
+        assert compaction.figures == here
+        assert await readable(kit, *datas)
+
+
+async def test_b65_large_dead_payloads_are_punched_out(autojump_clock) -> None:
+    options = replace(SMALL, store=replace(SMALL.store, segment_bytes=1 << 20))
+    kit = Kit(options)
+    async with kit.running():
+        large, small = blobs(3, 90_000), blobs(60, 20_000, seed=2)
+        await upload(kit, *small[:25], *large, *small[25:])
+        await delete(kit, *large)
+        compaction = compaction_of(kit)
+        before = sealed_bytes(kit)
+        await compaction.round()
+        assert compaction.figures.punched > 0
+        assert sealed_bytes(kit) == before - compaction.figures.freed
+        assert await readable(kit, *small)

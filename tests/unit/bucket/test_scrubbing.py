@@ -1,0 +1,198 @@
+"""Scrub: everything is read again in time, its place outlives restarts, damage is on record."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import trio
+
+from ostnode.errors import DataCorruptError, UnknownCallError
+from ostnode.roles.bucket.findings import list_findings, scrub_position
+from ostnode.roles.bucket.maintenance import Maintenance
+from ostnode.roles.bucket.options import UpkeepOptions
+from ostnode.roles.bucket.scrubbing import Scrubbing
+from ostnode.store.errors import StoreFailedError
+from ostnode.store.segment import segment_name
+from ostnode.wire import messages as m
+from ostnode.wire import upkeep as u
+from tests.support.bucketkit import ALICE, GENERAL, Kit, blob_of
+from tests.support.simdisk import Faults
+from tests.support.upkeepkit import SMALL, blobs, readable, upload
+
+DAY_S = 86_400
+PERIOD_S = 10 * DAY_S
+OPTIONS = replace(SMALL, upkeep=UpkeepOptions(scrub_period_s=PERIOD_S, scrub_rate_max=1 << 20))
+
+
+@pytest.fixture
+async def kit(autojump_clock) -> AsyncIterator[Kit]:
+    async with Kit(OPTIONS).running() as running:
+        yield running
+
+
+def scrubbing_of(kit: Kit) -> Scrubbing:
+    bucket = kit.bucket
+    return Scrubbing(bucket.store, bucket.maintenance.ledger, kit.options.upkeep, kit.clock)
+
+
+async def advance(kit: Kit, seconds: float) -> None:
+    """Trio's time and the date."""
+    for _ in range(100):
+        kit.clock.time += seconds / 100
+        await trio.sleep(seconds / 100)
+
+
+def place_of(kit: Kit, data: bytes) -> tuple[str, int]:
+    """Segment file and offset of the middle of a blob's only chunk."""
+    row = kit.bucket.desk.durable.blob(blob_of(data))
+    chunk = kit.bucket.desk.durable.own_chunk(row.number, 0)
+    return segment_name(chunk.extent.segment), chunk.extent.offset + 5000
+
+
+async def test_b64_everything_is_read_within_the_period(autojump_clock, kit: Kit) -> None:
+    await upload(kit, *blobs(60))
+    scrubbing = scrubbing_of(kit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        await advance(kit, 0.5 * PERIOD_S)
+        assert scrubbing.running
+        done = scrubbing.place.nbytes
+        assert 0 < done < kit.bucket.store.space().stored
+        await advance(kit, 0.5 * PERIOD_S)
+        assert scrubbing.place.cycle == 1 or scrubbing.place.completed_at
+        assert scrubbing.bytes_read >= sum(map(len, blobs(60)[:48]))
+        nursery.cancel_scope.cancel()
+
+
+async def test_b64_its_place_outlives_a_restart(autojump_clock) -> None:
+    kit = Kit(OPTIONS)
+    async with kit.running():
+        await upload(kit, *blobs(60))
+        scrubbing = scrubbing_of(kit)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scrubbing.run)
+            await advance(kit, 0.6 * PERIOD_S)
+            nursery.cancel_scope.cancel()
+        here = scrub_position(kit.bucket.desk.durable)
+        assert here.cycle == 1
+        assert here.seq > 0
+    async with kit.running():
+        scrubbing = scrubbing_of(kit)
+        assert scrubbing.place == here
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scrubbing.run)
+            await advance(kit, 0.4 * PERIOD_S)
+            nursery.cancel_scope.cancel()
+        assert scrubbing.bytes_read < kit.bucket.store.space().stored
+        assert scrubbing.place.nbytes >= here.nbytes + scrubbing.bytes_read
+
+
+async def test_b64_damage_is_on_record_with_blob_and_accessors(autojump_clock, kit: Kit) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    kit.disk.flip(*place_of(kit, datas[3]))
+    scrubbing = scrubbing_of(kit)
+    scrubbing.ask()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    (finding,) = list_findings(kit.bucket.desk.durable, 10)
+    assert (finding.blob, finding.accessors) == (blob_of(datas[3]), (GENERAL.principal,))
+    assert scrubbing.problems == scrubbing.place.findings == 1
+    with pytest.raises(DataCorruptError):
+        await kit.read(ALICE, GENERAL, datas[3])
+    status = kit.bucket.maintenance.status()
+    assert status.scrub.findings == 1
+    assert status.findings[0].blob_id == finding.blob
+    assert await readable(kit, *datas[:3], *datas[4:])
+
+
+async def test_b64_what_reads_well_again_is_healed(autojump_clock, kit: Kit) -> None:
+    """A disk may give errors for a while only."""
+    datas = blobs(60)
+    await upload(kit, *datas)
+    place = place_of(kit, datas[3])
+    kit.disk.flip(*place)
+    scrubbing = scrubbing_of(kit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        scrubbing.ask()
+        await trio.sleep(60)
+        assert list_findings(kit.bucket.desk.durable, 10)
+        kit.disk.flip(*place)
+        scrubbing.ask()
+        await trio.sleep(60)
+        assert not list_findings(kit.bucket.desk.durable, 10)
+        nursery.cancel_scope.cancel()
+    assert await readable(kit, *datas)
+
+
+async def test_asked_for_it_begins_at_once_and_hurries(autojump_clock, kit: Kit) -> None:
+    await upload(kit, *blobs(60))
+    scrubbing = scrubbing_of(kit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        await trio.sleep(1)
+        assert (scrubbing.place.cycle, scrubbing.running) == (1, True)
+        scrubbing.ask()
+        await trio.sleep(60)
+        assert (scrubbing.place.cycle, scrubbing.running) == (2, False)
+        assert scrubbing.place.completed_at
+        await advance(kit, 0.9 * PERIOD_S)
+        assert scrubbing.place.cycle == 2
+        await advance(kit, 0.2 * PERIOD_S)
+        assert scrubbing.place.cycle == 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_paused_it_reads_nothing_and_goes_on_later(autojump_clock, kit: Kit) -> None:
+    await upload(kit, *blobs(60))
+    scrubbing = scrubbing_of(kit)
+    scrubbing.pause()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        scrubbing.ask()
+        await trio.sleep(3600)
+        scrubbing.ask()
+        await trio.sleep(3600)
+        assert scrubbing.bytes_read == 0
+        scrubbing.resume()
+        await trio.sleep(3600)
+        assert scrubbing.bytes_read > 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_operators_calls(autojump_clock, kit: Kit) -> None:
+    await upload(kit, *blobs(60))
+    maintenance = kit.bucket.maintenance
+    assert await maintenance.handle(u.PauseMaintenance(paused=True)) == m.Ok()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(maintenance.run)
+        plan = await maintenance.handle(u.CompactBucket())
+        assert await maintenance.handle(u.StartScrub()) == m.Ok()
+        await trio.sleep(60)
+        status = await maintenance.handle(u.MaintenanceStatus())
+        assert (status.paused, status.compaction.passes, status.scrub.bytes_done) == (True, 0, 0)
+        await maintenance.handle(u.PauseMaintenance(paused=False))
+        await trio.sleep(60)
+        status = await maintenance.handle(u.MaintenanceStatus())
+        assert status.compaction.passes == plan.pass_number == 1
+        assert status.scrub.bytes_done > 0
+        nursery.cancel_scope.cancel()
+    with pytest.raises(UnknownCallError):
+        await maintenance.handle(m.GetUser())
+
+
+async def test_b44_a_failed_store_ends_it_quietly(autojump_clock) -> None:
+    kit = Kit(OPTIONS)
+    with pytest.RaisesGroup(StoreFailedError, flatten_subgroups=True, allow_unwrapped=True):
+        async with kit.running():
+            await upload(kit, *blobs(30))
+            done = kit.disk.operations
+            kit.disk.faults = Faults(sync_errors=frozenset(range(done, done + 1000)))
+            maintenance: Maintenance = kit.bucket.maintenance
+            maintenance.scrubbing.ask()
+            await maintenance.run()
