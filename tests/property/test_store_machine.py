@@ -23,11 +23,13 @@ from ostnode.store.format import RECORD_HEADER_BYTES
 from ostnode.store.segment import segment_name
 from tests.support.bucketcrash import DATA, READER, Life, User
 from tests.support.bucketkit import OPTIONS, Kit, blob_of, key, pieces
+from tests.support.compactkit import compact_all
 from tests.support.crashstates import scheduled
 from tests.support.simdisk import Faults, SimDisk, SimIndex
 from tests.support.storecrash import BrokenPromiseError, run_until_crash
 
-SMALL = replace(OPTIONS, store=replace(OPTIONS.store, segment_bytes=16 << 10))
+SEGMENT_BYTES = 16 << 10
+SMALL = replace(OPTIONS, store=replace(OPTIONS.store, segment_bytes=SEGMENT_BYTES))
 USERS, CHATS = 2, 2
 EXAMPLES_PER_PROFILE = 6
 """An example is some ten lives: of the profile's examples every sixth is made."""
@@ -44,10 +46,11 @@ class Step:
     pause_s: float
 
 
+DOING = ("upload", "upload", "upload", "part", "remove", "remove", "report", "compact")
 STEPS = st.lists(
     st.builds(
         Step,
-        what=st.sampled_from(["upload", "upload", "upload", "part", "remove", "remove", "report"]),
+        what=st.sampled_from(DOING),
         chat=st.integers(0, CHATS - 1),
         data=st.sampled_from(DATA),
         order=st.integers(0, 5),
@@ -60,12 +63,18 @@ STEPS = st.lists(
 class Bucket(Life):
     """The model's side of a life; what is damaged is read right or refused."""
 
-    damaged: set[bytes]
+    def __init__(self, kit: Kit, users: list[User]) -> None:
+        super().__init__(Random(0), kit, users)
+        self.damaged: set[bytes] = set()
+        self.compacting = trio.Lock()
 
     async def step(self, user: User, step: Step) -> None:
         await trio.sleep(step.pause_s)
         if step.what == "report":
             await self.kit.talk()
+        elif step.what == "compact":
+            async with self.compacting:
+                await compact_all(self.kit.bucket.store, segment_bytes=SEGMENT_BYTES)
         elif step.what == "remove":
             await self.take_away(user, step)
         else:
@@ -133,13 +142,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.kit = Kit(SMALL, SimDisk())
         names = [(n, [key(f"chat {n} {c}") for c in range(CHATS)]) for n in range(USERS)]
         users = [User(key(f"user {n}"), chats) for n, chats in names]
-        self.bucket = Bucket(Random(0), self.kit, users)
-        self.bucket.damaged = set()
+        self.bucket = Bucket(self.kit, users)
 
     def live(self, steps: list[list[Step]], *, settle: bool = False) -> bool:
         """One life; True when it was cut short."""
 
         async def life() -> None:
+            self.bucket.compacting = trio.Lock()
             async with self.kit.running():
                 await trio.testing.wait_all_tasks_blocked()
                 await self.bucket.look()
