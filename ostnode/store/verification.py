@@ -115,7 +115,8 @@ class Verifier:
         is_better = False
         try:
             self._note_repairs(layout)
-            with self._current(layout) as current:
+            last_batch = recovered.covered.batch if recovered.covered else 0
+            with self._current(layout, last_batch) as current:
                 rows = DurableReader(current or rebuilt)
                 self._check_log(layout, rows)
                 for problem in recovered.problems:
@@ -187,7 +188,7 @@ class Verifier:
         self.found.report(Finding(detail, problem, referrers=referrers))
 
     @contextmanager
-    def _current(self, layout: Layout) -> Iterator[KeyIndex | None]:
+    def _current(self, layout: Layout, last_batch: int) -> Iterator[KeyIndex | None]:
         """The key index that is there, brought up to the log; None when it would not be used."""
         original = self._dir / "keyindex"
         copy = ScratchIndex(self._scratch / "copy", original)
@@ -201,19 +202,19 @@ class Verifier:
         try:
             if copy.was_reset:
                 is_there = (original / "data.mdb").exists()
-                self._note_useless(copy.covered, layout, was_clean=was_clean and is_there)
+                self._note_useless(copy.covered, last_batch, was_clean=was_clean and is_there)
             yield None if copy.was_reset else copy
         finally:
             copy.close(clean=False)
 
-    def _note_useless(self, covered: Covered | None, layout: Layout, *, was_clean: bool) -> None:
+    def _note_useless(self, covered: Covered | None, last_batch: int, *, was_clean: bool) -> None:
         """Say why the next start will make the key index anew."""
         if covered is None and was_clean:
             self._note_index("is not what it was when it was closed", is_damage=True)
-        elif covered is None or any(file.judged_at > covered.batch for file in layout.log):
-            self._note_index("is of no use: the next start makes one", is_damage=False)
-        else:
+        elif covered is not None and covered.batch > last_batch:
             self._note_index("has followed a log that was longer than this one", is_damage=True)
+        else:
+            self._note_index("is of no use: the next start makes one", is_damage=False)
 
     def _note_index(self, why: str, *, is_damage: bool) -> None:
         self.found.index = why

@@ -319,7 +319,7 @@ def merge(disk: SimDisk, numbers: list[int], to: int, *, sealed: bool = True) ->
     file = disk.open(segment_name(to), create=True)
     file.write(0, [made.pack()])
     if sealed:
-        write_seal(file, segment_key(made.uuid), SEGMENT_HEADER_BYTES, b"", seqs)
+        write_seal(file, segment_key(made.uuid), SEGMENT_HEADER_BYTES, b"", seqs, number=99)
     file.close()
 
 
