@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from ostnode.cli.output import Value, lines_of, size_text
 from ostnode.cli.storetext import Json, problem_json, problem_line
-from ostnode.ids import PrincipalKind
+from ostnode.ids import BlobId, PrincipalKind
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.referencerows import accessors_of as all_accessors
 from ostnode.store.keyspace import Reader
 from ostnode.store.verification import Finding, Verified
 
@@ -24,18 +26,9 @@ _TABLES: Final = {
 
 def accessors_of(blob: bytes, rows: Reader) -> Sequence[str]:
     """Who sees a blob: the first few accessors with a reference to it, and `…` for others."""
-    found: list[str] = []
-    after = b""
-    while True:
-        # One step for each accessor, however many references it has.
-        row = next(iter(rows.scan(t.REFERENCES + blob, after)), None)
-        if row is None:
-            return found
-        if len(found) == _ACCESSORS_MAX:
-            return [*found, "…"]
-        name = t.ReferenceId.from_key(row[0])
-        found.append(name.accessor.text(PrincipalKind.ACCESSOR))
-        after = t.REFERENCES + blob + name.accessor + b"\xff" * 80
+    accessors = list(islice(all_accessors(rows, BlobId(blob)), _ACCESSORS_MAX + 1))
+    found = [accessor.text(PrincipalKind.ACCESSOR) for accessor in accessors[:_ACCESSORS_MAX]]
+    return [*found, "…"] if len(accessors) > _ACCESSORS_MAX else found
 
 
 def verified_json(data_dir: Path, found: Verified) -> Json:

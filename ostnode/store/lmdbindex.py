@@ -46,7 +46,7 @@ MAP_BYTES_MAX: Final = 1 << 40
 """Address space, not disk: the file is only as long as its pages."""
 DATABASES_MAX: Final = 257
 """A table for every first byte of a key, and `meta`."""
-_LAYOUT: Final = 2
+LAYOUT: Final = 3
 """Of what is in the index, the rows of roles included: one of another layout is rebuilt."""
 _LOCK_BYTES: Final = 16 << 10
 """More than LMDB's table of 126 readers takes."""
@@ -134,7 +134,7 @@ class LmdbIndex(KeyIndex):
         if data is None or len(data) != _COVERED.size:
             return None
         layout, *position, self._count, self._sum = _COVERED.unpack(data)
-        return Covered(*position) if layout == _LAYOUT else None
+        return Covered(*position) if layout == LAYOUT else None
 
     def _adds_up(self) -> bool:
         """Whether the rows are those of the last commit, and a look-up finds each of them.
@@ -230,7 +230,7 @@ class LmdbIndex(KeyIndex):
                     total -= crc(before, crc(key))
             total &= _SUM_MASK
             position = (covered.segment, covered.uuid, covered.batch, count, total)
-            packed = _COVERED.pack(_LAYOUT, *position)
+            packed = _COVERED.pack(LAYOUT, *position)
             transaction.put(_COVERED_KEY, packed, db=tables[_META])
         self._tables, self._count, self._sum = tables, count, total
 

@@ -459,13 +459,17 @@ class BucketMachine(RuleBasedStateMachine):
         held = {(name.uid, name.blob_id) for name in standing}
         assert set(self.index.charges) == held
         view = self.log.state
-        assert {t.ReferenceId.from_key(k) for k, _ in self.log.rows.scan(t.REFERENCES)} == standing
+        kept = [t.ReferenceId.unpack(row)[0] for _, row in self.log.rows.scan(t.REFERENCES)]
+        assert set(kept) == standing
+        assert len(kept) == len(standing)
+        for way in (t.BLOB_REFERENCES, t.USER_REFERENCES, t.ACCESSOR_REFERENCES):
+            assert len(list(self.log.rows.scan(way))) == len(standing)
         pinned = {BlobId(k[1:33]) for k, _ in self.log.rows.scan(t.PINS)}
         blobs = {BlobId(k[1:]) for k, _ in self.log.rows.scan(t.BLOBS)}
         assert blobs == {name.blob_id for name in standing} | pinned
         live = {view.blob(blob_id).number for blob_id in blobs}
         live |= {number for number, _ in view.uploads(0, 1000)}
-        assert {t.number_of(k[1:9]) for k, _ in self.log.rows.scan(t.CHUNKS)} <= live
+        assert {t.chunk_place(k)[0] for k, _ in self.log.rows.scan(t.CHUNKS)} <= live
         assert not list(self.log.rows.scan(t.OUTBOX))
         assert not list(self.log.rows.scan(t.SWEEPS))
 

@@ -15,7 +15,7 @@ import trio.testing
 
 from ostnode.errors import OstError, ShuttingDownError
 from ostnode.identity.keys import KeyPair
-from ostnode.ids import BlobId, Uid
+from ostnode.ids import BlobId
 from ostnode.roles.bucket import tables as t
 from ostnode.store.errors import StoreFailedError
 from ostnode.wire import events as e
@@ -146,7 +146,8 @@ class Life:
         await self.kit.bucket.sweeper.expire_uploads()
         await self.kit.talk()
         rows = self.kit.bucket.store.durable
-        held = {(Uid(k[1:9]), BlobId(k[9:41])) for k, _ in rows.scan(t.USER_REFERENCES)}
+        names = [t.ReferenceId.unpack(row)[0] for _, row in rows.scan(t.REFERENCES)]
+        held = {(name.uid, name.blob_id) for name in names}
         known = {
             (uid_of(user.key), blob_of(data))
             for user in self.users

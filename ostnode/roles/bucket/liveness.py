@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from ostnode.ids import BlobId
 from ostnode.roles.bucket import records as r
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.counting import number_at
 from ostnode.roles.bucket.records import Kind
-from ostnode.roles.bucket.reducer import finding_key, reference_row
+from ostnode.roles.bucket.reducer import finding_key
+from ostnode.roles.bucket.referencerows import reference_key
 from ostnode.roles.bucket.uploadrows import progress_at
 from ostnode.store.keyspace import Reader
 from ostnode.store.record import Record
@@ -82,9 +82,7 @@ def _commit(record: Record, rows: Reader) -> bool:
 
 
 def _reference_added(record: Record, rows: Reader) -> bool:
-    payload = _payload(record, r.ReferenceAdded)
-    name = t.ReferenceId(BlobId(record.blob), payload.accessor, payload.uid, payload.ref_id)
-    return rows.get(name.key) == reference_row(payload)
+    return rows.get(reference_key(record.seq)) is not None
 
 
 def _grant_renewed(record: Record, rows: Reader) -> bool:

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from ostnode.ids import BlobId, GrantId
 from ostnode.roles.bucket import records as r
+from ostnode.roles.bucket import referencerows as references
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket import uploadrows as u
 from ostnode.roles.bucket.counting import add_to, number_at, raise_to
@@ -36,38 +37,17 @@ def _init(rows: Writer, payload: r.Init) -> None:
 def _reference_added(record: Record, rows: Writer, payload: r.ReferenceAdded) -> None:
     """A row that is there gives way: the removal between the two may have been dropped."""
     name = t.ReferenceId(BlobId(record.blob), payload.accessor, payload.uid, payload.ref_id)
-    before = rows.get(name.key)
-    if before is None:
-        add_to(rows, t.COUNTS + name.uid, 1)
-    elif expires_at := t.ReferenceRow.unpack(before).expires_at:
-        rows.delete(_expiry_key(name, expires_at))
-    rows.put(name.key, reference_row(payload))
-    rows.put(name.user_key, b"")
-    rows.put(t.ACCESSOR_BLOBS + name.accessor + name.blob_id, b"")
-    if payload.expires_at:
-        rows.put(_expiry_key(name, payload.expires_at), b"")
-
-
-def reference_row(payload: r.ReferenceAdded) -> bytes:
-    """What a reference's row says of it."""
-    return t.ReferenceRow(
+    row = t.ReferenceRow(
         payload.expires_at, payload.created_at, payload.content_type, payload.filename
-    ).pack()
+    )
+    if references.add(rows, record.seq, name, row):
+        add_to(rows, t.COUNTS + name.uid, 1)
 
 
 def _reference_removed(record: Record, rows: Writer, payload: r.ReferenceRemoved) -> None:
     name = t.ReferenceId(BlobId(record.blob), payload.accessor, payload.uid, payload.ref_id)
-    row = rows.get(name.key)
-    if row is None:
-        return
-    rows.delete(name.key)
-    rows.delete(name.user_key)
-    expires_at = t.ReferenceRow.unpack(row).expires_at
-    if expires_at:
-        rows.delete(_expiry_key(name, expires_at))
-    if next(iter(rows.scan(t.REFERENCES + name.blob_id + name.accessor)), None) is None:
-        rows.delete(t.ACCESSOR_BLOBS + name.accessor + name.blob_id)
-    add_to(rows, t.COUNTS + name.uid, -1)
+    if references.remove(rows, name):
+        add_to(rows, t.COUNTS + name.uid, -1)
 
 
 def _grant_closed(record: Record, rows: Writer, payload: r.GrantClosed) -> None:
@@ -214,10 +194,6 @@ def _closed(rows: Writer, grant_id: GrantId) -> t.ClosedGrant | None:
     row = rows.get(t.GRANTS + grant_id)
     grant = None if row is None else t.unpack_grant(row)
     return grant if isinstance(grant, t.ClosedGrant) else None
-
-
-def _expiry_key(name: t.ReferenceId, expires_at: int) -> bytes:
-    return t.EXPIRIES + t.u64(expires_at) + name.key[1:]
 
 
 def _payload(kind: int, data: bytes, cls: type[P]) -> P:

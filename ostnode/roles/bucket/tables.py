@@ -1,7 +1,9 @@
 """The bucket's tables in the store's ordered key space: how keys and rows are laid out.
 
-A key is one letter for the table, then the parts; numbers are big-endian so that keys sort as
-they count. Every part before the last has a fixed length, so prefixes are exact.
+A key is one letter for the table, then the parts; numbers sort as they count. Every part before
+the last has a fixed length or says its own, so prefixes are exact. Rows that a blob keeps for as
+long as it is stored are packed tightly (400 bytes of index a blob); a change of any layout here
+is one of `lmdbindex.LAYOUT`.
 
 | table | key | row |
 | --- | --- | --- |
@@ -14,10 +16,11 @@ they count. Every part before the last has a fixed length, so prefixes are exact
 | CHUNKS | number, index | bytes' extent and digest, or that the stored blob has the same |
 | PINS | blob, number | how many chunks of the stored blob this open upload matched |
 | BLOBS | blob | number, commit's sequence number, size, chunk_bytes |
-| REFERENCES | blob, accessor, uid, ref_id | expiry, creation, content type, filename |
-| USER_REFERENCES | uid, blob, accessor, ref_id | |
-| ACCESSOR_BLOBS | accessor, blob | |
-| EXPIRIES | expiry, blob, accessor, uid, ref_id | |
+| REFERENCES | record's number | blob, accessor, uid, ref_id; expiry, creation, type, filename |
+| BLOB_REFERENCES | blob's first 8 bytes, tag of the accessor, record's number | |
+| USER_REFERENCES | uid, blob's first 8 bytes, record's number | |
+| ACCESSOR_REFERENCES | tag of the accessor, record's number | |
+| EXPIRIES | expiry, record's number | |
 | COUNTS | uid | number of references |
 | USERS | uid | principal, version, bytes left, deleted |
 | PRINCIPALS | principal, uid | (live registrations) |
@@ -38,6 +41,14 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
+from ostnode.roles.bucket.packing import (
+    pack_content_type,
+    pack_number,
+    sortable,
+    sorted_number,
+    unpack_content_type,
+    unpack_numbers,
+)
 from ostnode.store.record import Extent
 
 META: Final = b"M"
@@ -51,7 +62,8 @@ PINS: Final = b"J"
 BLOBS: Final = b"B"
 REFERENCES: Final = b"R"
 USER_REFERENCES: Final = b"V"
-ACCESSOR_BLOBS: Final = b"A"
+BLOB_REFERENCES: Final = b"D"
+ACCESSOR_REFERENCES: Final = b"A"
 EXPIRIES: Final = b"E"
 COUNTS: Final = b"H"
 USERS: Final = b"W"
@@ -96,17 +108,23 @@ def number_of(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
+def chunks_key(number: int) -> bytes:
+    """CHUNKS: what the keys of an upload's chunks begin with."""
+    return CHUNKS + sortable(number)
+
+
 def chunk_key(number: int, index: int) -> bytes:
     """CHUNKS: one chunk of one upload."""
-    return CHUNKS + u64(number) + index.to_bytes(4, "big")
+    return CHUNKS + sortable(number) + sortable(index)
 
 
-def chunk_index(key: bytes) -> int:
-    """The index in a key of CHUNKS."""
-    return int.from_bytes(key[9:], "big")
+def chunk_place(key: bytes) -> tuple[int, int]:
+    """The upload's number and the chunk's index in a key of CHUNKS."""
+    number, at = sorted_number(key, 1)
+    return number, sorted_number(key, at)[0]
 
 
-_EXTENT_BYTES: Final = len(Extent(0, 0, 0).pack())
+_DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +136,13 @@ class ChunkRow:
 
     def pack(self) -> bytes:
         """The row."""
-        return HERE + self.extent.pack() + self.digest
+        return HERE + self.digest + b"".join(map(pack_number, self.extent))
 
     @classmethod
     def unpack(cls, row: bytes) -> Self:
         """The chunk of a row that says HERE."""
-        end = 1 + _EXTENT_BYTES
-        return cls(Extent.unpack(row[1:end]), row[end:])
+        numbers, _ = unpack_numbers(row, 3, 1 + _DIGEST_BYTES)
+        return cls(Extent(*numbers), row[1 : 1 + _DIGEST_BYTES])
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -136,33 +154,18 @@ class ReferenceId:
     uid: Uid
     ref_id: bytes
 
-    @property
-    def key(self) -> bytes:
-        """Its key in REFERENCES; without the table's letter, the end of its key in EXPIRIES."""
-        return REFERENCES + self.blob_id + self.accessor + self.uid + self.ref_id
-
-    @property
-    def user_key(self) -> bytes:
-        """Its key in USER_REFERENCES."""
-        return USER_REFERENCES + self.uid + self.blob_id + self.accessor + self.ref_id
+    def pack(self) -> bytes:
+        """The first part of its row in REFERENCES; also what a used token's target is made of."""
+        length = pack_number(len(self.ref_id))
+        return self.blob_id + self.accessor + self.uid + length + self.ref_id
 
     @classmethod
-    def from_key(cls, key: bytes) -> Self:
-        """The name in a key of REFERENCES."""
-        return cls(BlobId(key[1:33]), Principal(key[33:65]), Uid(key[65:73]), key[73:])
-
-    @classmethod
-    def from_user_key(cls, key: bytes) -> Self:
-        """The name in a key of USER_REFERENCES."""
-        return cls(BlobId(key[9:41]), Principal(key[41:73]), Uid(key[1:9]), key[73:])
-
-    @classmethod
-    def from_expiry_key(cls, key: bytes) -> Self:
-        """The name in a key of EXPIRIES."""
-        return cls.from_key(key[8:])
-
-
-_REFERENCE: Final = struct.Struct("<QQH")
+    def unpack(cls, row: bytes) -> tuple[Self, bytes]:
+        """The name in a row of REFERENCES, and the rest of the row."""
+        (length,), at = unpack_numbers(row, 1, 72)
+        end = at + length
+        name = cls(BlobId(row[:32]), Principal(row[32:64]), Uid(row[64:72]), row[at:end])
+        return name, row[end:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +179,15 @@ class ReferenceRow:
 
     def pack(self) -> bytes:
         """The row; a filename is never empty, so an empty one stands for none."""
-        kind = self.content_type.encode()
-        head = _REFERENCE.pack(self.expires_at, self.created_at, len(kind))
-        return head + kind + (self.filename or "").encode()
+        times = pack_number(self.expires_at) + pack_number(self.created_at)
+        return times + pack_content_type(self.content_type) + (self.filename or "").encode()
 
     @classmethod
     def unpack(cls, row: bytes) -> Self:
         """The reference of a row."""
-        expires_at, created_at, length = _REFERENCE.unpack_from(row)
-        end = _REFERENCE.size + length
-        kind, name = row[_REFERENCE.size : end].decode(), row[end:].decode()
-        return cls(expires_at, created_at, kind, name or None)
+        (expires_at, created_at), at = unpack_numbers(row, 2)
+        content_type, at = unpack_content_type(row, at)
+        return cls(expires_at, created_at, content_type, row[at:].decode() or None)
 
     def expired(self, now: float) -> bool:
         """Whether it counts as absent already."""
@@ -214,9 +215,6 @@ class Progress:
         return cls(*_PROGRESS.unpack(row))
 
 
-_BLOB: Final = struct.Struct("<QQQI")
-
-
 @dataclass(frozen=True, slots=True)
 class BlobRow:
     """A stored blob: whose chunks it is made of, and the commit that says so."""
@@ -228,12 +226,14 @@ class BlobRow:
 
     def pack(self) -> bytes:
         """The row."""
-        return _BLOB.pack(self.number, self.commit, self.size, self.chunk_bytes)
+        numbers = (self.number, self.commit, self.size, self.chunk_bytes)
+        return b"".join(map(pack_number, numbers))
 
     @classmethod
     def unpack(cls, row: bytes) -> Self:
         """The blob of a row."""
-        return cls(*_BLOB.unpack(row))
+        numbers, _ = unpack_numbers(row, 4)
+        return cls(*numbers)
 
 
 _USER: Final = struct.Struct("<32sQQ?")

@@ -57,7 +57,7 @@ def chunks_dropped(record: Record, rows: Writer, payload: r.ChunksDropped) -> No
     number, last = record.number, t.chunk_key(record.number, payload.through)
     before = t.chunk_key(number, payload.first - 1) if payload.first else b""
     dropped = []
-    for key, row in rows.scan(t.CHUNKS + t.u64(number), before):
+    for key, row in rows.scan(t.chunks_key(number), before):
         if key > last:
             break
         dropped.append((key, row))
@@ -68,7 +68,7 @@ def chunks_dropped(record: Record, rows: Writer, payload: r.ChunksDropped) -> No
     upload = upload_at(rows, number)
     if upload is None or not dropped:
         return
-    length = sum(length_of(upload, t.chunk_index(key)) for key, _ in dropped)
+    length = sum(length_of(upload, t.chunk_place(key)[1]) for key, _ in dropped)
     _progress_by(rows, number, -len(dropped), -length)
     matched = sum(row == t.MATCHED for _, row in dropped)
     if matched:
@@ -108,7 +108,7 @@ def sweep_unless_used(rows: Writer, blob: bytes, number: int) -> None:
     if stored is not None and t.BlobRow.unpack(stored).number == number:
         return
     packed = t.u64(number)
-    if rows.get(t.UPLOADS + packed) is None and _any(rows, t.CHUNKS + packed):
+    if rows.get(t.UPLOADS + packed) is None and _any(rows, t.chunks_key(number)):
         rows.put(t.SWEEPS + t.SWEEP_CHUNKS + packed, b"")
 
 

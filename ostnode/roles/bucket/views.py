@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
+from ostnode.roles.bucket import referencerows as references
 from ostnode.roles.bucket import tables as t
-from ostnode.roles.bucket.records import GrantClosed, Kind, Upload, decode_payload
+from ostnode.roles.bucket.records import (
+    GrantClosed,
+    Kind,
+    Quarantined,
+    ScrubPosition,
+    Upload,
+    decode_payload,
+)
 from ostnode.store.keyspace import Reader
 
 
@@ -70,6 +78,11 @@ class View:
             return None
         return self._rows.get(t.chunk_key(stored.number, index))
 
+    def own_chunk(self, number: int, index: int) -> t.ChunkRow | None:
+        """Where a chunk's bytes are if the upload brought them itself."""
+        row = self._rows.get(t.chunk_key(number, index))
+        return None if row is None or row == t.MATCHED else t.ChunkRow.unpack(row)
+
     def has_chunk(self, number: int, index: int) -> bool:
         """Whether a chunk has been received."""
         return self._rows.get(t.chunk_key(number, index)) is not None
@@ -77,17 +90,40 @@ class View:
     def chunk_indexes(self, number: int, limit: int, after: int = -1) -> list[int]:
         """Up to `limit` indexes of chunks that an upload has, above `after`, in order."""
         last = b"" if after < 0 else t.chunk_key(number, after)
-        rows = self._rows.scan(t.CHUNKS + t.u64(number), last)
-        return [t.chunk_index(key) for key, _ in islice(rows, limit)]
+        rows = self._rows.scan(t.chunks_key(number), last)
+        return [t.chunk_place(key)[1] for key, _ in islice(rows, limit)]
 
     def blob(self, blob_id: BlobId) -> t.BlobRow | None:
         """A stored blob."""
         row = self._rows.get(t.BLOBS + blob_id)
         return None if row is None else t.BlobRow.unpack(row)
 
+    def quarantined(self, blob_id: BlobId) -> bool:
+        """Whether damage has been found in the stored blob, or in what made it one."""
+        return self._rows.get(t.FINDINGS + blob_id) is not None
+
+    def sound_blob(self, blob_id: BlobId) -> t.BlobRow | None:
+        """A stored blob that is not quarantined: what may stand for the same bytes pushed."""
+        return None if self.quarantined(blob_id) else self.blob(blob_id)
+
+    def findings(self, limit: int, after: bytes = b"") -> list[tuple[bytes, Quarantined]]:
+        """Up to `limit` findings whose keys are above `after`."""
+        rows = islice(self._rows.scan(t.FINDINGS, after), limit)
+        return [(key, _finding_of(row)) for key, row in rows]
+
+    def finding(self, key: bytes) -> bool:
+        """Whether the damage is known already."""
+        return self._rows.get(key) is not None
+
+    def scrub(self) -> ScrubPosition | None:
+        """How far the scrub is; None before the first."""
+        row = self._rows.get(t.SCRUB)
+        return None if row is None else _scrub_of(row)
+
     def needed(self, blob_id: BlobId) -> bool:
         """Whether any reference or pin keeps the stored blob."""
-        return self._any(t.REFERENCES + blob_id) or self._any(t.PINS + blob_id)
+        referenced = any(True for _ in references.references_to(self._rows, blob_id))
+        return referenced or self._any(t.PINS + blob_id)
 
     def user(self, uid: Uid) -> t.UserRow | None:
         """A registration; None when nobody has told of it."""
@@ -124,8 +160,8 @@ class View:
 
     def reference(self, name: t.ReferenceId) -> t.ReferenceRow | None:
         """A reference's row, whether it still counts or not."""
-        row = self._rows.get(name.key)
-        return None if row is None else t.ReferenceRow.unpack(row)
+        found = references.find(self._rows, name)
+        return None if found is None else found[1]
 
     def stands(self, name: t.ReferenceId, now: float) -> t.ReferenceRow | None:
         """The reference if it counts: present, unexpired, of a live user to a live accessor."""
@@ -136,31 +172,31 @@ class View:
 
     def references_to(self, blob_id: BlobId, accessor: Principal) -> Iterator[t.ReferenceId]:
         """References of a blob to one accessor."""
-        for key, _ in self._rows.scan(t.REFERENCES + blob_id + accessor):
-            yield t.ReferenceId.from_key(key)
+        return references.references_to(self._rows, blob_id, accessor)
+
+    def references_to_any(self, blob_id: BlobId) -> Iterator[t.ReferenceId]:
+        """References of a blob, by accessor."""
+        return references.references_to(self._rows, blob_id)
 
     def references_of(self, uid: Uid, blob_id: BlobId | None = None) -> Iterator[t.ReferenceId]:
         """A user's references, to one blob if one is named."""
-        for key, _ in self._rows.scan(t.USER_REFERENCES + uid + (blob_id or b"")):
-            yield t.ReferenceId.from_user_key(key)
+        return references.references_of(self._rows, uid, blob_id)
 
     def has_references(self, uid: Uid, blob_id: BlobId) -> bool:
         """Whether any row, expired ones included, still charges the blob to the uid."""
-        return self._any(t.USER_REFERENCES + uid + blob_id)
+        return any(True for _ in self.references_of(uid, blob_id))
 
     def reference_count(self, uid: Uid) -> int:
         """How many references the uid has."""
         return self.number(t.COUNTS + uid)
 
-    def blobs_of(self, accessor: Principal) -> Iterator[BlobId]:
-        """Blobs that have a reference to the accessor."""
-        for key, _ in self._rows.scan(t.ACCESSOR_BLOBS + accessor):
-            yield BlobId(key[33:])
+    def references_for(self, accessor: Principal) -> Iterator[t.ReferenceId]:
+        """References to the accessor, of any blob."""
+        return references.references_for(self._rows, accessor)
 
     def expired_references(self, now: float, limit: int) -> list[t.ReferenceId]:
         """Up to `limit` references whose time is over, the oldest first."""
-        keys = islice((key for key, _ in self._rows.scan(t.EXPIRIES)), limit)
-        return [t.ReferenceId.from_expiry_key(key) for key in keys if t.number_of(key[1:9]) <= now]
+        return list(islice(references.expired(self._rows, now), limit))
 
     def grants_ended(self, floor: int, limit: int) -> list[GrantId]:
         """Up to `limit` closed grants that the floor has passed."""
@@ -178,9 +214,17 @@ class View:
         return [key[9:] for key in keys if t.number_of(key[1:9]) < now]
 
     def outbox(self, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` events that the index has not acknowledged, in order."""
+        """Up to `limit` events that the index has not acknowledged, in order and without a gap."""
+        first = self.number(t.OUTBOX_ACKED) + 1
         rows = islice(self._rows.scan(t.OUTBOX), limit)
-        return [(t.number_of(key[1:]), row) for key, row in rows]
+        events = [(t.number_of(key[1:]), row) for key, row in rows]
+        run = takewhile(lambda pair: pair[1][0] == pair[0], enumerate(events, first))
+        return [event for _, event in run]
+
+    def outbox_numbers(self, after: int, limit: int) -> list[int]:
+        """Up to `limit` numbers of unacknowledged events above `after`, gaps or not."""
+        rows = islice(self._rows.scan(t.OUTBOX, t.OUTBOX + t.u64(after)), limit)
+        return [t.number_of(key[1:]) for key, _ in rows]
 
     def sweeps(self, limit: int) -> list[bytes]:
         """Up to `limit` targets whose consequences are still to be drawn."""
@@ -199,6 +243,20 @@ def _upload_of(row: bytes) -> Upload:
     upload = decode_payload(Kind.UPLOAD_OPENED, row)
     assert isinstance(upload, Upload)
     return upload
+
+
+def _finding_of(row: bytes) -> Quarantined:
+    """A row of FINDINGS."""
+    finding = decode_payload(Kind.QUARANTINED, row)
+    assert isinstance(finding, Quarantined)
+    return finding
+
+
+def _scrub_of(row: bytes) -> ScrubPosition:
+    """The row of SCRUB."""
+    position = decode_payload(Kind.SCRUB_POSITION, row)
+    assert isinstance(position, ScrubPosition)
+    return position
 
 
 def closed_payload(row: t.ClosedGrant) -> GrantClosed:

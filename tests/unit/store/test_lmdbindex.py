@@ -304,7 +304,7 @@ def test_b45_an_index_of_another_layout_is_not_trusted(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("ostnode.store.lmdbindex._LAYOUT", 77)
+        patch.setattr("ostnode.store.lmdbindex.LAYOUT", 77)
         assert reopened(directory) == (None, {})
     assert reopened(directory) == (None, {})
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from blake3 import blake3
 
-from ostnode.errors import GrantInvalidError, NotFoundError, OstError, TokenInvalidError
+from ostnode.errors import (
+    DataCorruptError,
+    GrantInvalidError,
+    NotFoundError,
+    OstError,
+    TokenInvalidError,
+)
 from ostnode.identity.tokens import AccessToken
 from ostnode.ids import Principal
 from ostnode.roles.bucket import tables as t
@@ -30,7 +36,11 @@ def forward(draft: Draft, rules: Rules, ask: Ask, access: Access | None) -> m.Pu
         return answer
     if access is None:
         raise NotFoundError
-    readable = find_readable(draft, access, ask.now)
+    try:
+        readable = find_readable(draft, access, ask.now)
+    except DataCorruptError:
+        # As when it is absent: whoever has the bytes pushes them, and all references are healed.
+        raise NotFoundError from None
     if readable.blob.size != ask.upload.size:
         raise GrantInvalidError("the grant states another size than the blob has")
     learn_user(draft, ask)
@@ -59,7 +69,7 @@ def remove(
         return
     token.require_reference_deletion(key.blob_id, key.owner, key.ref_id, caller)
     used = blake3(token.accessor + token.cti).digest()
-    target = blake3(name.key).digest()
+    target = blake3(name.pack()).digest()
     before = draft.single_use(used)
     if before is None:
         _remove(draft, name, now)

@@ -49,13 +49,7 @@ def _sweep(draft: Draft, target: bytes) -> None:
 
 
 def _sweep_accessor(draft: Draft, name: bytes) -> bool:
-    accessor = Principal(name)
-    references = (
-        reference
-        for blob_id in draft.blobs_of(accessor)
-        for reference in draft.references_to(blob_id, accessor)
-    )
-    return _remove_some(draft, references)
+    return _remove_some(draft, draft.references_for(Principal(name)))
 
 
 def _sweep_user(draft: Draft, name: bytes) -> bool:
