@@ -13,7 +13,7 @@ from ostnode.store.disk import Disk
 from ostnode.store.judging import Judgement
 from ostnode.store.keyspace import KeyIndex, Reader, Writer
 from ostnode.store.pace import Pace
-from ostnode.store.planning import plan_compaction
+from ostnode.store.planning import Run, plan_compaction
 from ostnode.store.record import Extent, NewRecord, Record
 from ostnode.store.schema import Schema, Worth
 from ostnode.store.staging import SEGMENT_RECORDS_MAX
@@ -194,3 +194,9 @@ async def compact_all(
         records_max=SEGMENT_RECORDS_MAX,
     )
     return [await work.compact(run, FREE) for run in runs]
+
+
+async def compact_one(work: CompactionPass, judgement: Judgement) -> Compacted:
+    """Rewrite a segment whether it is worth it or not."""
+    place = (judgement.first_seq, judgement.last_seq)
+    return await work.compact(Run((judgement.number,), *place, judgement.nbytes, 0), FREE)
