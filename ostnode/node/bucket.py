@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
@@ -15,6 +16,7 @@ from ostnode.net.dial import dial_forever
 from ostnode.net.link import Link, open_link
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import bind_early
+from ostnode.node.metrics import bucket_figures
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
 from ostnode.roles.bucket.opening import Bucket, open_bucket
@@ -51,6 +53,7 @@ async def open_bucket_role(
             rng=seams.rng,
             worker=seams.make_worker(1),
             read_worker=seams.make_worker(READ_THREADS),
+            maintenance_worker=seams.make_worker(1),
         ) as opened:
             talk = _IndexTalk(opened, bucket, key, url, seams)
             async with trio.open_nursery() as nursery:
@@ -134,6 +137,7 @@ def _role(
         http=http,
         kinds_of=kinds_of,
         checks=talk.checks,
+        figures=partial(bucket_figures, opened.store, opened.maintenance),
     )
 
 

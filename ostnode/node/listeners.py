@@ -85,8 +85,11 @@ async def serve_admin(
     limits: HttpLimits,
     nursery: trio.Nursery,
 ) -> str:
-    """Serve /healthz and /readyz in `nursery` until it is cancelled; returns the bound address."""
-    app = make_admin_app(readiness, limits)
+    """Serve /healthz, /readyz and /metrics in `nursery` until it is cancelled.
+
+    Returns the bound address.
+    """
+    app = make_admin_app(readiness, limits, readiness.metrics)
     return await _bind(nursery, f"{name}.admin", partial(serve_http, app, address, limits))
 
 

@@ -13,6 +13,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import TokenLimits
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.keyfiles import load_seed
+from ostnode.node.metrics import Figures, render
 from ostnode.web.admin_app import Readiness
 from ostnode.wire.calls import Kind, Service
 
@@ -25,14 +26,19 @@ class RoleReadiness(Readiness):
     def __init__(self) -> None:
         self._phase = "starting"
         self._parts: Checks = dict
+        self._figures: Figures = tuple
 
-    def serving(self, parts: Checks) -> None:
+    def serving(self, parts: Checks, figures: Figures = tuple) -> None:
         """The role answers from now on; `parts` names each of its checks."""
-        self._phase, self._parts = "", parts
+        self._phase, self._parts, self._figures = "", parts, figures
 
     def stopping(self) -> None:
         """The role answers what is in flight and nothing new."""
         self._phase = "stopping"
+
+    def metrics(self) -> tuple[str, bytes]:
+        """What /metrics tells, and its content type."""
+        return render(self._figures())
 
     @override
     def checks(self) -> Mapping[str, str]:
@@ -53,6 +59,7 @@ class Role:
     http: str
     kinds_of: Callable[[Principal], frozenset[Kind]]
     checks: Checks
+    figures: Figures = tuple
 
 
 def load_key(config: IndexConfig | BucketConfig) -> KeyPair:

@@ -71,8 +71,15 @@ async def run_node(
                 await _serve(config, seams, roles, readiness, stop, task_status)
             admins.cancel_scope.cancel()
     except* (StoreFailedError, DatabaseFailedError) as group:
-        raise NodeFailedError(str(group.exceptions[0])) from group
+        raise NodeFailedError(str(_first(group))) from group
     _log.info("node_stopped")
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first failure itself: every nursery on the way up wraps it once more."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _role_tables(config: Config) -> list[tuple[str, IndexConfig | BucketConfig]]:
@@ -112,7 +119,7 @@ async def _serve(
             for role, ready in zip(roles, readiness, strict=True):
                 start = partial(serve_role, role, config.http, seams, stop)
                 bounds.append(await nursery.start(start))
-                ready.serving(role.checks)
+                ready.serving(role.checks, role.figures)
                 _tell_listening(role, bounds[-1])
             task_status.started(bounds)
             await stop.wait()

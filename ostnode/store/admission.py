@@ -12,17 +12,22 @@ import trio
 class Admission:
     """Lets work in while the bytes inside it, and those staged but not durable, stay in a bound.
 
-    First come, first served. Something larger than the bound goes in alone. `is_ready` says
-    whether it is time for those inside and so many bytes more; when that changes, `look_again`.
+    First come, first served. Something larger than the bound goes in alone. `is_ready`, told how
+    many bytes are inside and how many ask, says whether it is time: `look_again` when that changes.
     """
 
     def __init__(
-        self, bytes_max: int, is_ready: Callable[[int], bool] = lambda _nbytes: True
+        self, bytes_max: int, is_ready: Callable[[int, int], bool] = lambda _inside, _nbytes: True
     ) -> None:
         self._bytes_max, self._is_ready = bytes_max, is_ready
         self._used = 0
         self._inside = 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
+
+    @property
+    def used(self) -> int:
+        """Bytes inside it or staged and not yet durable."""
+        return self._used
 
     async def enter(self, nbytes: int) -> None:
         """Wait for room and take it."""
@@ -69,7 +74,7 @@ class Admission:
 
     def _has_room(self, nbytes: int) -> bool:
         room = self._used == 0 or self._used + nbytes <= self._bytes_max
-        return room and self._is_ready(self._inside + nbytes)
+        return room and self._is_ready(self._inside, nbytes)
 
 
 class Admitted:

@@ -136,6 +136,21 @@ class Store:
         """How many reads met bytes that are not what was written."""
         return self._parts.reading.corrupt_reads
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes admitted or staged and not yet durable."""
+        return self._commit.admission.used
+
+    @property
+    def batches(self) -> int:
+        """Batches made durable since the store was opened, each with one sync."""
+        return self._commit.batches
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that these batches have in segments."""
+        return self._commit.written
+
     def admit(self, nbytes: int) -> Admitted:
         """`async with store.admit(nbytes)`: wait for room for that many bytes of payload.
 

@@ -59,6 +59,8 @@ class GroupCommit:
         """Closed with everything written."""
         self.written = 0
         """Bytes added to segments, all durable."""
+        self.batches = 0
+        """Made durable, each with a sync of its own."""
 
     def check_open(self) -> None:
         """Raise StoreFailedError when nothing is accepted any more."""
@@ -89,12 +91,17 @@ class GroupCommit:
             self._work.set()
             raise
 
-    def _is_settled(self, nbytes: int) -> bool:
-        """False while a file is being made for so many bytes: they are worth waiting for."""
-        if self._staging.has_room(nbytes) or self._closing or self._is_stuck:
+    def _is_settled(self, inside: int, nbytes: int) -> bool:
+        """False while there may be room for so many bytes in a moment: they are worth waiting for.
+
+        A file is being made, or it will be when those `inside` have taken the room that is there.
+        """
+        if self._staging.has_room(inside + nbytes) or self._closing or self._is_stuck:
             return True
         wanted = self._staging.wanted()
-        if wanted is None or (self._refused is not None and self._refused[0] == wanted):
+        if wanted is None:
+            return not inside
+        if self._refused is not None and self._refused[0] == wanted:
             return True
         self._work.set()
         return False
@@ -246,6 +253,7 @@ class GroupCommit:
             self._burst.set()
         opened = SEGMENT_HEADER_BYTES if batch.offset == SEGMENT_HEADER_BYTES else 0
         self.written += opened + batch.nbytes
+        self.batches += bool(batch.records)  # an upkeep of the key index has none
         batch.durable = True
         self._finish(batch)
 

@@ -44,6 +44,11 @@ class Maintenance:
         """Whether both wait before the next bytes they would read or write."""
         return self._pace.paused
 
+    @property
+    def full(self) -> bool:
+        """Whether uploads are refused for want of space."""
+        return self._store.space().free <= self._options.rules.free_bytes_min
+
     def pause(self, *, paused: bool) -> None:
         """Hold both where they are, or let them go on."""
         if paused:
@@ -82,7 +87,7 @@ class Maintenance:
         space = self._store.space()
         return u.MaintenanceInfo(
             paused=self.paused,
-            full=space.free <= self._options.rules.free_bytes_min,
+            full=self.full,
             space=m.Space(space.total, space.free, space.stored),
             segments=self._segments(),
             corrupt_reads=self._store.corrupt_reads,
