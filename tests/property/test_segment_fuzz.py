@@ -140,7 +140,9 @@ def test_a_check_of_any_segment_ends_with_a_verdict(data: bytes) -> None:
         padding = any(data[at] for item in WRITTEN.values() for at in _padding(item))
         assert suspects or padding
     for after in (0, 44, 60):
-        assert 0 <= check.offset_of(after) - SEGMENT_HEADER_BYTES <= len(data)
+        start = check.offset_of(after)
+        assert SEGMENT_HEADER_BYTES <= start <= len(SEALED)
+        assert check.step(start, 1 << 20).next_offset is None
 
 
 def _padding(item: Found) -> range:

@@ -149,6 +149,29 @@ async def test_inspect_shows_damage(cli: Cli, data: Path) -> None:
     assert "damage: payload at segment 1" in cli("store", "inspect", data).out
 
 
+async def test_inspect_shows_a_damaged_footer(cli: Cli, data: Path) -> None:
+    await filled(data)
+    size = len(contents(data)[str(data / "segments/00000001.seg")][0])
+    flip(data, {"segment": 1, "offset": 0}, size - 64 - 50)
+    found = cli("store", "inspect", data, "--json").json["segments"][0]
+    assert [problem["what"] for problem in found["problems"]] == ["footer"]
+    assert found["state"] == "sealed"
+
+
+async def test_what_follows_the_last_whole_batch_of_an_open_segment_is_no_problem(
+    cli: Cli, data: Path
+) -> None:
+    await filled(data)
+    cut(max(listed(data / "segments")), 64 + 100)
+    lines = lines_of(cli, data, "commit")
+    found = cli("store", "inspect", data, "--json").json
+    assert found["segments"][-1]["state"] == "open"
+    assert found["totals"]["problems"] == 0
+    flip(data, lines[-1], 100)
+    again = cli("store", "inspect", data, "--json").json
+    assert again["totals"]["problems"] == 1
+
+
 def flip(data: Path, line: dict, by: int) -> None:
     """Change one bit of a record, `by` bytes behind its start."""
     path = data / f"segments/{line['segment']:08d}.seg"
@@ -338,6 +361,7 @@ async def test_rebuild_index_puts_the_logs_rows_in_place(cli: Cli, data: Path) -
     assert result.code == 0
     assert result.json["rows_differing"] == 3
     assert result.json["key_index_replaced"] is True
+    assert contents(data)[str(data / "keyindex/state")][0].startswith(b"clean ")
     again = cli("store", "verify", data, "--json", "--rebuild-index")
     assert (again.code, again.json["key_index"]) == (0, "equal")
     assert again.json["key_index_replaced"] is False
