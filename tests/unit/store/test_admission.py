@@ -96,8 +96,13 @@ async def test_who_is_let_in_when_cancelled_already_gives_the_room_back() -> Non
 
 
 async def test_those_inside_count_when_it_is_asked_whether_it_is_time() -> None:
-    asked: list[int] = []
-    admission = Admission(100, lambda nbytes: asked.append(nbytes) or nbytes <= 8)
+    asked: list[tuple[int, int]] = []
+
+    def is_ready(inside: int, nbytes: int) -> bool:
+        asked.append((inside, nbytes))
+        return inside + nbytes <= 8
+
+    admission = Admission(100, is_ready)
     await admission.enter(5)
     admission.take(20)
     with trio.move_on_after(0) as scope:
@@ -105,4 +110,4 @@ async def test_those_inside_count_when_it_is_asked_whether_it_is_time() -> None:
     assert scope.cancelled_caught
     admission.leave(5)
     await admission.enter(4)
-    assert asked == [5, 9, 4]
+    assert asked == [(0, 5), (5, 4), (0, 4)]
