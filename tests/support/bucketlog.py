@@ -68,6 +68,7 @@ class LogInAList:
     def _start(self) -> None:
         self.rows = Rows()
         self.payloads: list[bytes] = []
+        self.records: list[Record] = []
         groups, self.groups = self.groups, []
         for group in groups:
             self.stage(group)
@@ -108,6 +109,7 @@ class LogInAList:
             numbers = (seq, 0, new.number, new.chunk_index)
             record = Record(new.kind, *numbers, new.blob, metadata, digest, extent)
             reduce_record(record, self.rows)
+            self.records.append(record)
 
     def sync(self) -> None:
         self.synced = len(self.groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -10,21 +11,34 @@ import trio
 from blake3 import blake3
 
 from ostnode.env import Clock, Worker
-from ostnode.errors import InternalError, OstError, ShuttingDownError
+from ostnode.errors import (
+    BusyError,
+    DataCorruptError,
+    InternalError,
+    OstError,
+    ShuttingDownError,
+)
+from ostnode.ids import BlobId
 from ostnode.roles.bucket.core.chunks import count_chunks
+from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.core.healing import LOST_MAX, lose_chunks
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.core.uploads import finish, missing
+from ostnode.roles.bucket.damages import Damages, Unreadable
 from ostnode.roles.bucket.desk import Desk
 from ostnode.roles.bucket.hashing import plain, update_hash
 from ostnode.roles.bucket.records import Upload
 from ostnode.store.store import Store
 from ostnode.wire import messages as m
+from ostnode.wire.buffers import Buffer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _AT_ONCE: Final = 2
 """Uploads hashed at the same time; each holds one chunk in memory."""
 _SCANNED: Final = 256
+_LOOKS_MAX: Final = 3
+"""A copy that an upload rests on may turn out damaged while the upload is looked at."""
 
 
 class _Job:
@@ -52,12 +66,13 @@ class Completions:
         desk: Desk,
         store: Store,
         rules: Rules,
+        damages: Damages,
         *,
         clock: Clock,
         worker: Worker,
         nursery: trio.Nursery,
     ) -> None:
-        self._desk, self._store, self._rules = desk, store, rules
+        self._desk, self._store, self._rules, self._damages = desk, store, rules, damages
         self._clock, self._worker, self._nursery = clock, worker, nursery
         self._jobs: dict[int, _Job] = {}
         self._turns = trio.CapacityLimiter(_AT_ONCE)
@@ -100,26 +115,58 @@ class Completions:
             job.done.set()
 
     async def _complete(self, number: int, upload: Upload) -> m.PushResult:
-        async with self._turns:
-            verified = await self._verify(number, upload)
-        decision = partial(
-            finish,
-            rules=self._rules,
-            upload=upload,
-            number=number,
-            now=self._clock.now(),
-            verified=verified,
-        )
-        return await self._desk.decide(decision)
+        for _ in range(_LOOKS_MAX):
+            async with self._turns:
+                verified, lost = await self._verify(number, upload)
+            decision: Callable[[Draft], m.PushResult | OstError | None]
+            if lost:
+                decision = partial(lose_chunks, number=number, indexes=lost)
+                log.error("chunks of an upload are damaged", number=number, chunks=lost)
+            else:
+                decision = partial(
+                    finish,
+                    rules=self._rules,
+                    upload=upload,
+                    number=number,
+                    now=self._clock.now(),
+                    verified=verified,
+                )
+            answer = await self._desk.decide(decision)
+            if answer is not None:
+                return answer
+        raise BusyError("the upload changes while it is looked at; try again")
 
-    async def _verify(self, number: int, upload: Upload) -> bool:
-        """Whether the chunks are the blob. An upload that has ended meanwhile is not: it is gone,
-        and the decision that follows says so.
+    async def _verify(self, number: int, upload: Upload) -> tuple[bool, list[int]]:
+        """Whether the chunks are the blob, and which of them cannot be read.
+
+        An upload that has ended meanwhile is not: it is gone, and the decision that follows says
+        so.
         """
-        hasher = blake3(max_threads=blake3.AUTO)
+        hasher, lost = blake3(max_threads=blake3.AUTO), list[int]()
         for index in range(count_chunks(upload)):
-            row = self._desk.state.chunk(number, index)
-            if row is None:
-                return False
-            await update_hash(hasher, plain(await self._store.read(row.extent)), self._worker)
-        return hasher.digest() == upload.blob_id
+            if self._desk.state.upload(number) is None:
+                return False, []
+            data = await self._chunk(number, index, upload.blob_id)
+            if data is None:
+                lost.append(index)
+                if len(lost) == LOST_MAX:
+                    break
+            elif not lost:
+                await update_hash(hasher, data, self._worker)
+        return not lost and hasher.digest() == upload.blob_id, lost
+
+    async def _chunk(self, number: int, index: int, blob_id: BlobId) -> Buffer | None:
+        """The bytes; None when they are damaged, or are those of a copy that is."""
+        view = self._desk.state
+        row = view.chunk(number, index)
+        matched = view.own_chunk(number, index) is None
+        stored = view.sound_blob(blob_id) if matched else None
+        if row is None or (matched and stored is None):
+            await trio.lowlevel.checkpoint()
+            return None
+        try:
+            return plain(await self._store.read(row.extent))
+        except DataCorruptError:
+            if stored is not None:
+                self._damages.note(blob_id, Unreadable(stored.number, index, row.extent))
+            return None

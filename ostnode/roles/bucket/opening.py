@@ -13,7 +13,9 @@ from ostnode.env import Clock, Rng, Worker
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.damages import Damages, record_problems
 from ostnode.roles.bucket.desk import Desk
+from ostnode.roles.bucket.maintenance import Maintenance
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.records import Init
 from ostnode.roles.bucket.schema import BucketSchema
@@ -31,14 +33,20 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class Bucket:
     """An open bucket: its calls, and its side of the talk with the index.
 
-    `sweeper` and `sync` may be driven step by step instead of run.
+    `sweeper`, `maintenance` and `sync` may be driven step by step instead of run.
     """
 
     def __init__(
-        self, store: Store, desk: Desk, service: BucketService, sweeper: Sweeper, sync: IndexSync
+        self,
+        store: Store,
+        desk: Desk,
+        service: BucketService,
+        sweeper: Sweeper,
+        sync: IndexSync,
+        maintenance: Maintenance,
     ) -> None:
         self.store, self.desk, self.service = store, desk, service
-        self.sweeper, self.sync = sweeper, sync
+        self.sweeper, self.sync, self.maintenance = sweeper, sync, maintenance
 
 
 @asynccontextmanager
@@ -50,12 +58,14 @@ async def open_bucket(
     rng: Rng,
     worker: Worker,
     read_worker: Worker | None = None,
+    maintenance_worker: Worker | None = None,
     index: KeyIndex | None = None,
     sweeping: bool = True,
 ) -> AsyncIterator[Bucket]:
     """A bucket that serves until the block ends; `bucket.sync.run` is the caller's to start.
 
-    `worker` writes the log; `read_worker` (default: the same) reads and hashes.
+    `worker` writes the log; `read_worker` (default: the same) reads and hashes;
+    `maintenance_worker` (default: that one) compacts and scrubs.
     Completions that a crash interrupted are taken up again. With `sweeping` off nothing is swept
     but by `bucket.sweeper`. Raises what `open_store` raises, and StoreOwnerError when the
     directory belongs to a bucket of another index.
@@ -70,12 +80,12 @@ async def open_bucket(
         rng=rng,
         index=index,
         read_worker=read_worker,
+        maintenance_worker=maintenance_worker,
     ) as store:
-        for problem in store.problems:
-            log.error("damage found in the log", problem=str(problem))
         desk = Desk(store)
         incarnation = await desk.decide(partial(_incarnation, options=options, clock=clock))
         if incarnation:
+            await record_problems(desk, store.problems, clock)
             hashing = read_worker or worker
             async with (
                 _serving(options, store, desk, incarnation, clock, hashing) as bucket,
@@ -83,6 +93,7 @@ async def open_bucket(
             ):
                 if sweeping:
                     nursery.start_soon(bucket.sweeper.run)
+                    nursery.start_soon(bucket.maintenance.run)
                 yield bucket
                 nursery.cancel_scope.cancel()
             return
@@ -100,17 +111,28 @@ async def _serving(
     worker: Worker,
 ) -> AsyncIterator[Bucket]:
     async with trio.open_nursery() as nursery:
+        damages = Damages(desk, clock)
         completions = Completions(
-            desk, store, options.rules, clock=clock, worker=worker, nursery=nursery
+            desk, store, options.rules, damages, clock=clock, worker=worker, nursery=nursery
         )
         statements = Statements(options, incarnation)
+        maintenance = Maintenance(desk, store, options, clock)
         service = BucketService(
-            options, desk, store, statements, completions, clock=clock, worker=worker
+            options,
+            desk,
+            store,
+            statements,
+            completions,
+            damages,
+            maintenance,
+            clock=clock,
+            worker=worker,
         )
         sweeper = Sweeper(desk, options, service.last_progress, clock)
         sync = IndexSync(desk, store, options, incarnation)
+        nursery.start_soon(damages.run)
         await completions.resume()
-        yield Bucket(store, desk, service, sweeper, sync)
+        yield Bucket(store, desk, service, sweeper, sync, maintenance)
         nursery.cancel_scope.cancel()
 
 

@@ -6,6 +6,7 @@ from ostnode.env import Clock
 from ostnode.errors import DataCorruptError, NotFoundError
 from ostnode.ids import BlobId
 from ostnode.roles.bucket.core.reading import Access, Readable, find_readable, still_readable
+from ostnode.roles.bucket.damages import Damages, Unreadable
 from ostnode.roles.bucket.hashing import plain
 from ostnode.roles.bucket.views import View
 from ostnode.store.store import Store
@@ -19,8 +20,9 @@ class BlobReader:
     Nothing in it tells when, or by whom else, the blob was stored.
     """
 
-    def __init__(self, store: Store, clock: Clock, access: Access) -> None:
+    def __init__(self, store: Store, clock: Clock, access: Access, damages: Damages) -> None:
         self._store, self._clock, self._access = store, clock, access
+        self._damages = damages
         self._readable = find_readable(View(store.durable), access, clock.now())
 
     @property
@@ -72,9 +74,15 @@ class BlobReader:
     async def _read_chunk(self, view: View, readable: Readable, offset: int, end: int) -> Buffer:
         """Bytes of one chunk. Its blob may be dropped meanwhile; its segment is still there."""
         index, within = divmod(offset, readable.blob.chunk_bytes)
-        row = view.chunk(readable.blob.number, index)
+        number = readable.blob.number
+        row = view.own_chunk(number, index)
         if row is None:
             if view.blob(self.blob_id) != readable.blob:
                 raise NotFoundError
+            self._damages.note(self.blob_id, Unreadable(number, index, None))
             raise DataCorruptError("a chunk of the blob is missing")
-        return plain(await self._store.read(row.extent, within, end - offset))
+        try:
+            return plain(await self._store.read(row.extent, within, end - offset))
+        except DataCorruptError:
+            self._damages.note(self.blob_id, Unreadable(number, index, row.extent))
+            raise

@@ -11,7 +11,7 @@ import trio
 from typing_extensions import override
 
 from ostnode.env import Clock, Worker
-from ostnode.errors import NotAuthorizedError, NotFoundError, OstError, UnknownCallError
+from ostnode.errors import NotAuthorizedError, NotFoundError, OstError
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.admission import Ask, ask_for, require_user
@@ -26,8 +26,10 @@ from ostnode.roles.bucket.core.uploads import (
     cancel,
     find_upload,
 )
+from ostnode.roles.bucket.damages import Damages
 from ostnode.roles.bucket.desk import METADATA_BYTES, Desk
 from ostnode.roles.bucket.hashing import hash_of
+from ostnode.roles.bucket.maintenance import Maintenance
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.reader import BlobReader
 from ostnode.roles.bucket.statements import Statements
@@ -60,13 +62,17 @@ class BucketService(Service):
         store: Store,
         statements: Statements,
         completions: Completions,
+        damages: Damages,
+        maintenance: Maintenance,
         *,
         clock: Clock,
         worker: Worker,
     ) -> None:
         self._rules = options.rules
         self._desk, self._store, self._statements = desk, store, statements
-        self._completions, self._clock, self._worker = completions, clock, worker
+        self._completions, self._damages = completions, damages
+        self._maintenance = maintenance
+        self._clock, self._worker = clock, worker
         self.last_progress: dict[int, float] = {}
 
     def is_blocked(self, principal: Principal) -> bool:
@@ -95,7 +101,7 @@ class BucketService(Service):
             case m.ReadBlob():
                 return await self._read(caller, request)
             case _:
-                raise UnknownCallError("a bucket has no such call")
+                return Reply(await self._maintenance.handle(request))
 
     def check_grant(self, caller: Caller, grant: bytes) -> None:
         """Raise GrantInvalidError or GrantExpiredError unless it is the caller's, for this bucket.
@@ -113,7 +119,7 @@ class BucketService(Service):
         if caller.principal is None:
             raise NotFoundError
         access = self._access(caller.principal, accessor, blob_id, token)
-        return BlobReader(self._store, self._clock, access)
+        return BlobReader(self._store, self._clock, access, self._damages)
 
     def _access(
         self, caller: Principal, accessor: Principal, blob_id: BlobId, token: bytes

@@ -174,9 +174,9 @@ class View:
         """References of a blob to one accessor."""
         return references.references_to(self._rows, blob_id, accessor)
 
-    def references_to_any(self, blob_id: BlobId) -> Iterator[t.ReferenceId]:
-        """References of a blob, by accessor."""
-        return references.references_to(self._rows, blob_id)
+    def accessors_of(self, blob_id: BlobId) -> Iterator[Principal]:
+        """Accessors with a reference to the blob, whether it counts or not."""
+        return references.accessors_of(self._rows, blob_id)
 
     def references_of(self, uid: Uid, blob_id: BlobId | None = None) -> Iterator[t.ReferenceId]:
         """A user's references, to one blob if one is named."""

@@ -11,6 +11,7 @@ from ostnode.roles.bucket.core.admission import (
 )
 from ostnode.roles.bucket.core.closing import add_closed, close_upload
 from ostnode.roles.bucket.core.draft import Draft
+from ostnode.roles.bucket.core.healing import store_anew
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.records import (
     Commit,
@@ -29,7 +30,7 @@ def complete(
 ) -> m.PushResult | OstError:
     """Make the references of a grant whose blob is known to be whole, and close the grant.
 
-    The chunks of upload `number` become the blob unless a copy is stored already; then the
+    The chunks of upload `number` become the blob unless a sound copy is stored already; then the
     number does not matter. User, accessors and holding are checked here and now, because hashing
     took time. An error that is returned goes with records; one that is raised changes nothing.
     """
@@ -45,9 +46,9 @@ def complete(
         return AccessorDeletedError()
     names = [t.ReferenceId(upload.blob_id, acc, upload.uid, upload.ref_id) for acc in accessors]
     _check_count(draft, rules, names)
-    if draft.blob(upload.blob_id) is None:
+    if draft.sound_blob(upload.blob_id) is None:
         commit = Commit(upload.size, upload.chunk_bytes, int(now))
-        draft.add(commit, blob=upload.blob_id, number=number)
+        store_anew(draft, upload.blob_id, number, commit)
     for name in names:
         _refer(draft, upload, name, now)
     closed = GrantClosed(

@@ -12,7 +12,15 @@ from typing_extensions import override
 
 from ostnode.ids import BlobId
 from ostnode.roles.bucket import tables as t
-from ostnode.roles.bucket.records import BULK_KINDS, KINDS, Kind, Payload, Tombstone, encode_payload
+from ostnode.roles.bucket.records import (
+    BULK_KINDS,
+    KINDS,
+    Healed,
+    Kind,
+    Payload,
+    Tombstone,
+    encode_payload,
+)
 from ostnode.roles.bucket.reducer import reduce_record
 from ostnode.roles.bucket.views import View
 from ostnode.store.keyspace import Reader, Writer
@@ -72,16 +80,24 @@ class Draft(View):
 
     def tell(self, event: OutboxEvent) -> None:
         """Queue an event for the index."""
-        number = self.number(t.OUTBOX_NEXT)
+        self.tell_as(self.number(t.OUTBOX_NEXT), event)
+
+    def tell_as(self, number: int, event: OutboxEvent) -> None:
+        """Put an event in a place that is free."""
         self._append(NewRecord(Kind.OUTBOX, encode_event(event), number=number))
 
     def release(self, blob_id: BlobId) -> None:
-        """Kill the stored blob, if there is one and nothing needs it any more.
+        """Kill the stored blob, if there is one and nothing needs it any more; damage is moot then.
 
         Not for a blob that the draft itself stores: its commit's number is not certain yet.
         """
         stored = self.blob(blob_id)
-        if stored is not None and not self.needed(blob_id):
+        quarantined = self.quarantined(blob_id)
+        if (stored is None and not quarantined) or self.needed(blob_id):
+            return
+        if quarantined:
+            self.add(Healed(), blob=blob_id)
+        if stored is not None:
             self.add(Tombstone(stored.commit), blob=blob_id, number=stored.number)
 
     def _append(self, new: NewRecord) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ostnode.errors import BusyError, NotFoundError, TokenInvalidError
+from ostnode.errors import BusyError, DataCorruptError, NotFoundError, TokenInvalidError
 from ostnode.identity.tokens import AccessToken
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.bucket import tables as t
@@ -41,7 +41,8 @@ class Readable:
 def find_readable(view: View, access: Access, now: float) -> Readable:
     """The way to the bytes. Nothing about the blob is looked up before the token is good.
 
-    Raises BusyError when it lies behind too many references that wait to be swept.
+    Raises DataCorruptError, which tells that there is a blob only to those who may read it, and
+    BusyError when it lies behind too many references that wait to be swept.
     """
     if view.blocked(access.caller):
         raise NotFoundError
@@ -50,6 +51,8 @@ def find_readable(view: View, access: Access, now: float) -> Readable:
             raise BusyError("references are being swept; try again")
         reference = view.stands(name, now)
         if reference is not None:
+            if view.quarantined(access.blob_id):
+                raise DataCorruptError("the blob is quarantined")
             blob = view.blob(access.blob_id)
             if blob is not None:
                 return Readable(name, reference, blob)
@@ -58,7 +61,7 @@ def find_readable(view: View, access: Access, now: float) -> Readable:
 
 def still_readable(view: View, access: Access, known: Readable, now: float) -> Readable:
     """The same a moment later: the known reference if it still counts, else another one."""
-    blob = view.blob(access.blob_id)
+    blob = view.sound_blob(access.blob_id)
     if blob is not None and view.stands(known.name, now) is not None:
         return Readable(known.name, known.reference, blob)
     return find_readable(view, access, now)

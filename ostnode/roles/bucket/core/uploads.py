@@ -25,6 +25,7 @@ from ostnode.roles.bucket.core.chunks import check_chunk, count_chunks
 from ostnode.roles.bucket.core.closing import close_upload
 from ostnode.roles.bucket.core.completion import complete
 from ostnode.roles.bucket.core.draft import Draft, Pushed
+from ostnode.roles.bucket.core.healing import must_come_again
 from ostnode.roles.bucket.core.rules import Rules
 from ostnode.roles.bucket.records import ChunkMatched, GrantRenewed, Reason, Upload
 from ostnode.roles.bucket.views import View
@@ -89,7 +90,7 @@ def accept_whole(
     refusal = _refuse_without_room(draft, rules, upload, free)
     if refusal is not None:
         return refusal
-    if draft.blob(upload.blob_id) is not None:
+    if draft.sound_blob(upload.blob_id) is not None:
         learn_user(draft, ask)
         return complete(draft, rules, upload, 0, ask.now)
     number = _open(draft, ask)
@@ -99,8 +100,11 @@ def accept_whole(
 
 def finish(
     draft: Draft, rules: Rules, upload: Upload, number: int, now: float, *, verified: bool
-) -> m.PushResult | OstError:
-    """All chunks of an upload are there and were hashed; much may have happened meanwhile."""
+) -> m.PushResult | OstError | None:
+    """All chunks of an upload are there and were hashed; much may have happened meanwhile.
+
+    None when some must be looked at again: what they equalled is damaged.
+    """
     grant = draft.grant(upload.grant_id)
     if isinstance(grant, t.ClosedGrant):
         return answer_again(draft, rules, upload, grant, now)
@@ -108,6 +112,8 @@ def finish(
         raise GrantExpiredError("the grant is over; allocate again")
     if draft.progress(number).end <= draft.number(t.FLOOR):
         raise GrantExpiredError("the grant is over; allocate again")
+    if must_come_again(draft, number, upload):
+        return None
     if not verified:
         close_upload(draft, upload, Reason.HASH_MISMATCH)
         return HashMismatchError()
@@ -121,7 +127,7 @@ def missing(view: View, number: int, upload: Upload) -> int:
 
 def _matched(view: View, upload: Upload, pushed: Pushed) -> int | None:
     """The commit of a stored copy of the blob that has the same bytes at the same place."""
-    stored = view.blob(upload.blob_id)
+    stored = view.sound_blob(upload.blob_id)
     if stored is None or (stored.size, stored.chunk_bytes) != (upload.size, upload.chunk_bytes):
         return None
     row = view.chunk(stored.number, pushed.index)
