@@ -14,7 +14,7 @@ from tests.support.storecrash import BrokenPromiseError, crash_run
 
 STATES = 60
 """Random runs per block."""
-QUICK = Survey(power_cuts=5)
+QUICK = Survey(power_cuts=3)
 SMALL = Survey(groups=2, power_cuts=4)
 DEEP_STATES = 100_000
 ROOT = Path(__file__).parents[2]

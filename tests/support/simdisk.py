@@ -11,11 +11,10 @@ allocation keeps what it got until it is truncated, and what is removed or punch
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from typing_extensions import Buffer, override
@@ -75,6 +74,15 @@ class Inode:
     def do(self, change: Write | Truncate) -> None:
         change.apply(self.seen)
         self.pending.append(change)
+
+    def twin(self) -> Inode:
+        """One of its own with the same contents; what is pending is never changed."""
+        return replace(
+            self,
+            seen=bytearray(self.seen),
+            durable=bytearray(self.durable),
+            pending=list(self.pending),
+        )
 
     def keep_some(self, rng: Random) -> None:
         """A random part of what is pending reaches the disk, the rest never does."""
@@ -177,7 +185,7 @@ class SimDisk(Disk):
         for name, inode in self.pending_names:
             if after.rng.random() < 0.5:
                 _apply_name(names, name, inode)
-        after.files = {name: copy.deepcopy(inode) for name, inode in names.items()}
+        after.files = {name: inode.twin() for name, inode in names.items()}
         for inode in after.files.values():
             inode.keep_some(after.rng)
             inode.seen = bytearray(inode.durable)
@@ -191,8 +199,15 @@ class SimDisk(Disk):
     def killed(self, seed: int) -> SimDisk:
         """What the next process finds after this one was killed."""
         after = SimDisk(seed)
-        kept = copy.deepcopy((self.files, self.durable_files, self.pending_names))
-        after.files, after.durable_files, after.pending_names = kept
+        inodes = [*self.files.values(), *self.durable_files.values()]
+        inodes += [inode for _, inode in self.pending_names if inode is not None]
+        twins = {id(inode): inode.twin() for inode in inodes}
+        after.files = {name: twins[id(inode)] for name, inode in self.files.items()}
+        after.durable_files = {name: twins[id(inode)] for name, inode in self.durable_files.items()}
+        after.pending_names = [
+            (name, None if inode is None else twins[id(inode)])
+            for name, inode in self.pending_names
+        ]
         after.kept = self.kept
         after.index = copy_index(self.index)
         after.index.disk = after
