@@ -117,3 +117,76 @@ def test_a_read_error_is_raised(
 def test_space(disk: RealDisk) -> None:
     total, free = disk.space()
     assert 0 < free <= total
+
+
+def test_a_write_that_writes_nothing_is_an_error(
+    file: RealFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwritev", lambda *_: 0)
+    with pytest.raises(OSError, match=r"Input/output error: .*1\.seg"):
+        file.write(0, [b"data"])
+
+
+def test_errors_of_writes_and_syncs_name_the_file(
+    file: RealFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a write may be made again where there was no space; a sync never is."""
+    for code, kind in ((errno.EIO, OSError), (errno.ENOSPC, NoSpaceError)):
+        monkeypatch.setattr(os, "pwritev", fail_with(code))
+        with pytest.raises(OSError, match=r"1\.seg") as failed:
+            file.write(0, [b"data"])
+        assert (type(failed.value), failed.value.errno) == (kind, code)
+        monkeypatch.setattr(os, "fdatasync", fail_with(code))
+        with pytest.raises(OSError, match=r"1\.seg") as failed:
+            file.sync()
+        assert (type(failed.value), failed.value.errno) == (OSError, code)
+
+
+def test_an_interrupted_allocation_goes_on(file: RealFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [errno.EINTR, errno.EINTR, 0]
+    monkeypatch.setattr("ostnode.store.disk._libc", InterruptedLibc(codes))
+    monkeypatch.setattr("ctypes.get_errno", lambda: errno.EINTR)
+    file.allocate(100)
+    assert codes == []
+
+
+class InterruptedLibc:
+    """fallocate(2) that is interrupted a few times."""
+
+    def __init__(self, codes: list[int]) -> None:
+        self._codes = codes
+
+    def fallocate(self, *_: int) -> int:
+        return -1 if self._codes.pop(0) else 0
+
+
+@pytest.mark.parametrize("preallocates", [True, False])
+def test_the_reserve_takes_its_blocks(
+    disk: RealDisk, tmp_path: Path, preallocates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not preallocates:
+        monkeypatch.setattr("ostnode.store.disk._fallocate", lambda *_: errno.EOPNOTSUPP)
+    assert disk.reserved() == 0
+    disk.reserve(1_000_000)
+    status = (tmp_path / "deep" / "data" / "reserve").stat()
+    assert (disk.reserved(), status.st_blocks * 512 >= 1_000_000) == (1_000_000, True)
+    disk.reserve(4096)
+    assert disk.reserved() == 4096
+    monkeypatch.setattr("ostnode.store.disk._fallocate", lambda *_: errno.ENOSPC)
+    with pytest.raises(NoSpaceError, match="reserve"):
+        disk.reserve(1_000_000)
+    assert disk.reserved() == 4096
+
+
+def test_a_lock_that_fails_is_let_go(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.unlock()
+    again = RealDisk(tmp_path / "deep" / "data")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail_with(errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            again.lock()
+        patched.setattr(os, "pwrite", fail_with(errno.ENOSPC))
+        again.lock()  # the number in it is for people
+    again.unlock()
