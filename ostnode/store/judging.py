@@ -51,6 +51,7 @@ class Judgement:
     """Of the role: markers and the seal are not counted."""
     kept: int
     """Of these, LIVE and TOMBSTONE."""
+    tombstones: int
     live_bytes: int
     dead_bytes: int
     tombstone_bytes: int
@@ -95,6 +96,7 @@ def whole_blocks(extent: Extent) -> tuple[int, int]:
 class _Sums:
     records: int = 0
     kept: int = 0
+    tombstones: int = 0
     clean: bool = True
     nbytes: dict[Worth, int] = field(default_factory=lambda: dict.fromkeys(Worth, 0))
     punchable: list[Extent] = field(default_factory=list)
@@ -111,6 +113,7 @@ class _Sums:
         self.records += 1
         dead = verdict.worth is Worth.DEAD
         self.kept += not dead
+        self.tombstones += verdict.worth is Worth.TOMBSTONE
         self.clean = self.clean and not dead and not verdict.unreadable
         if dead and bulk and head.length >= PUNCH_BYTES_MIN:
             self.punchable.append(Extent(segment, verdict.entry.offset, head.length))
@@ -157,6 +160,7 @@ class Judging:
             allocated=allocated,
             records=sums.records,
             kept=sums.kept,
+            tombstones=sums.tombstones,
             live_bytes=sums.nbytes[Worth.LIVE],
             dead_bytes=sums.nbytes[Worth.DEAD],
             tombstone_bytes=sums.nbytes[Worth.TOMBSTONE],

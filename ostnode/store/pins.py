@@ -21,6 +21,7 @@ class Pins:
 
     def __init__(self) -> None:
         self._pins: dict[int, Pin] = {}
+        self._closed: dict[int, list[Pin]] = {}
 
     def take(self, segment: int) -> Pin:
         """Keep the segment's bytes in place until the pin is released."""
@@ -41,10 +42,18 @@ class Pins:
             del self._pins[segment]
 
     async def drained(self, segment: int) -> None:
-        """Wait for everybody who reads the segment now; who comes later is not waited for."""
+        """Wait for everybody who reads the segment now; who comes later is not waited for.
+
+        Cancelled and called again, it waits for the same ones, too.
+        """
+        closed = self._closed.setdefault(segment, [])
         pin = self._pins.pop(segment, None)
-        if pin is None:
-            await trio.lowlevel.checkpoint()
-            return
-        pin.closed = True
-        await pin.done.wait()
+        if pin is not None:
+            pin.closed = True
+            closed.append(pin)
+        await trio.lowlevel.checkpoint()
+        for pin in list(closed):
+            await pin.done.wait()
+        closed[:] = [pin for pin in closed if not pin.done.is_set()]
+        if not closed and self._closed.get(segment) is closed:
+            del self._closed[segment]

@@ -24,7 +24,7 @@ class Run:
     keeps_bytes: int
     """At most what the output takes."""
     frees_bytes: int
-    """At least what is given back."""
+    """What is given back when nothing more dies, and the tombstones go that were judged free."""
 
 
 def plan_compaction(
@@ -75,7 +75,14 @@ def _worth_it(judgement: Judgement, live_share_max: float) -> bool:
     if needed > live_share_max * judgement.allocated:
         return False
     droppable = judgement.dead_bytes + judgement.tombstone_bytes + judgement.live_bytes - needed
-    return droppable > 0 and _output_bytes([judgement]) < judgement.allocated
+    return droppable > 0 and _left_bytes([judgement]) < judgement.allocated
+
+
+def _left_bytes(group: Sequence[Judgement]) -> int:
+    """What the output takes when the tombstones go that were judged free."""
+    records = sum(judgement.kept for judgement in group)
+    free = sum(judgement.tombstones for judgement in group if judgement.tombstones_free)
+    return SEGMENT_HEADER_BYTES + sum(map(_needed, group)) + seal_bytes(records - free)
 
 
 def _joins(group: Sequence[Judgement], segment_bytes: int, records_max: int) -> bool:
@@ -95,11 +102,10 @@ def _worth_joining(group: Sequence[Judgement]) -> bool:
 
 
 def _run(group: Sequence[Judgement]) -> Run:
-    keeps = _output_bytes(group)
     return Run(
         tuple(judgement.number for judgement in group),
         group[0].first_seq,
         group[-1].last_seq,
-        keeps,
-        max(0, sum(judgement.allocated for judgement in group) - keeps),
+        _output_bytes(group),
+        max(0, sum(judgement.allocated for judgement in group) - _left_bytes(group)),
     )

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 
 from ostnode.errors import DataCorruptError
 from ostnode.store.errors import StoreOwnerError
@@ -57,11 +58,10 @@ def offset_of(disk: SimDisk, needle: bytes) -> int:
     return at
 
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
-
 @pytest.mark.parametrize("batches", [1, 100])
-async def test_b57_one_flipped_bit_costs_one_record(batches: int) -> None:
+async def test_b57_one_flipped_bit_costs_one_record(
+    autojump_clock: trio.testing.MockClock, batches: int
+) -> None:
     """100 acknowledged records that no key index holds; the third is damaged."""
     records = [chunk(b"payload %03d" % i, i) for i in range(100)]
     size = 100 // batches
@@ -80,7 +80,9 @@ async def test_b57_one_flipped_bit_costs_one_record(batches: int) -> None:
 
 
 @pytest.mark.parametrize("batches", [1, 100])
-async def test_b57_damaged_metadata_is_reported_and_the_rest_served(batches: int) -> None:
+async def test_b57_damaged_metadata_is_reported_and_the_rest_served(
+    autojump_clock: trio.testing.MockClock, batches: int
+) -> None:
     records = [set_(f"k{i:03d}") for i in range(100)]
     size = 100 // batches
     disk = await crashed(*(records[i : i + size] for i in range(0, 100, size)))
@@ -91,7 +93,9 @@ async def test_b57_damaged_metadata_is_reported_and_the_rest_served(batches: int
             assert names(store.state) == [f"k{i:03d}" for i in range(100) if i != 2]
 
 
-async def test_b41_a_damaged_header_in_the_middle_is_a_damaged_range() -> None:
+async def test_b41_a_damaged_header_in_the_middle_is_a_damaged_range(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await crashed([set_("a"), set_("b"), set_("c")], [set_("d")])
     at = offset_of(disk, b"b=") - RECORD_HEADER_BYTES
     disk.flip(FIRST, at)
@@ -103,7 +107,9 @@ async def test_b41_a_damaged_header_in_the_middle_is_a_damaged_range() -> None:
             assert names(store.state) == ["a", "c", "d"]
 
 
-async def test_b41_a_payload_that_imitates_records_is_none() -> None:
+async def test_b41_a_payload_that_imitates_records_is_none(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """Valid headers copied from elsewhere, and magics at any offset, inside a lost record."""
     disk = await crashed([set_("x")])
     real = bytes(disk.files[FIRST].seen[4096:5000])
@@ -119,7 +125,9 @@ async def test_b41_a_payload_that_imitates_records_is_none() -> None:
         assert bytes(await store.read(extent)) == b"big" * 2_000_000
 
 
-async def test_b41_damaged_metadata_falls_back_to_the_key_index() -> None:
+async def test_b41_damaged_metadata_falls_back_to_the_key_index(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await crashed([set_("a"), set_("b")], [set_("c")])
     disk.flip(FIRST, offset_of(disk, b"b="))
     async with opened(disk) as store:
@@ -128,7 +136,9 @@ async def test_b41_damaged_metadata_falls_back_to_the_key_index() -> None:
 
 
 @pytest.mark.parametrize("target", [b"OsR1", b"a=", b"b="])
-async def test_b41_a_torn_tail_is_cut_off_without_a_report(target: bytes) -> None:
+async def test_b41_a_torn_tail_is_cut_off_without_a_report(
+    autojump_clock: trio.testing.MockClock, target: bytes
+) -> None:
     disk = await crashed([set_("x")], [set_("a"), set_("b"), set_("c")], marker=False)
     at = disk.files[FIRST].seen.rfind(target)
     disk.flip(FIRST, at)
@@ -139,7 +149,9 @@ async def test_b41_a_torn_tail_is_cut_off_without_a_report(target: bytes) -> Non
             assert store.next_seq > 1
 
 
-async def test_b41_only_the_start_of_the_last_batch_is_gone() -> None:
+async def test_b41_only_the_start_of_the_last_batch_is_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await crashed([set_("x")], [set_("a"), set_("b")], marker=False)
     disk.flip(FIRST, offset_of(disk, b"a=") - RECORD_HEADER_BYTES)
     async with opened(disk, index=MemoryIndex()) as store:
@@ -147,7 +159,9 @@ async def test_b41_only_the_start_of_the_last_batch_is_gone() -> None:
         assert store.problems == ()
 
 
-async def test_b41_a_first_batch_that_is_torn_leaves_nothing() -> None:
+async def test_b41_a_first_batch_that_is_torn_leaves_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await crashed([set_("a"), set_("b")], marker=False)
     disk.flip(FIRST, offset_of(disk, b"a=") - RECORD_HEADER_BYTES)
     async with opened(disk, index=MemoryIndex()) as store:
@@ -156,7 +170,9 @@ async def test_b41_a_first_batch_that_is_torn_leaves_nothing() -> None:
     assert disk.files == {}
 
 
-async def test_b41_a_lost_batch_before_a_torn_one_is_reported() -> None:
+async def test_b41_a_lost_batch_before_a_torn_one_is_reported(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """The last batch proves the one before it, even when only a piece of it is left."""
     disk = await crashed([set_("x")], [set_("y")], [set_("a"), set_("b")], marker=False)
     for needle in (b"y=", b"a="):
@@ -166,7 +182,9 @@ async def test_b41_a_lost_batch_before_a_torn_one_is_reported() -> None:
         assert [p.what for p in store.problems] == [Damage.RANGE]
 
 
-async def test_b41_a_lost_end_before_a_torn_batch_is_reported() -> None:
+async def test_b41_a_lost_end_before_a_torn_batch_is_reported(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await crashed([set_("x"), set_("y")], [set_("a"), set_("b")], marker=False)
     for needle in (b"y=", b"a="):
         disk.flip(FIRST, offset_of(disk, needle) - RECORD_HEADER_BYTES)
@@ -176,7 +194,9 @@ async def test_b41_a_lost_end_before_a_torn_batch_is_reported() -> None:
 
 
 @pytest.mark.parametrize("torn_at", [b"a=", b"b="])
-async def test_b41_a_lost_first_batch_is_reported(torn_at: bytes) -> None:
+async def test_b41_a_lost_first_batch_is_reported(
+    autojump_clock: trio.testing.MockClock, torn_at: bytes
+) -> None:
     disk = await crashed([set_("x")], [set_("a"), set_("b")], marker=False)
     for needle in (b"x=", torn_at):
         disk.flip(FIRST, offset_of(disk, needle) - RECORD_HEADER_BYTES)
@@ -195,7 +215,9 @@ async def sealed(groups: int = 30) -> SimDisk:
     return disk
 
 
-async def test_b45_an_index_that_is_gone_is_rebuilt_identical() -> None:
+async def test_b45_an_index_that_is_gone_is_rebuilt_identical(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await sealed()
     async with opened(disk) as store:
         await store.commit([unset("k0"), set_("k00", "again")])
@@ -205,7 +227,9 @@ async def test_b45_an_index_that_is_gone_is_rebuilt_identical() -> None:
         assert store.problems == ()
 
 
-async def test_b45_an_index_that_is_behind_is_brought_up() -> None:
+async def test_b45_an_index_that_is_behind_is_brought_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await sealed()
     behind = MemoryIndex()
     async with opened(disk, index=behind) as store:
@@ -218,7 +242,7 @@ async def test_b45_an_index_that_is_behind_is_brought_up() -> None:
         assert dump(store.durable) == after
 
 
-async def test_b45_no_record_is_applied_twice() -> None:
+async def test_b45_no_record_is_applied_twice(autojump_clock: trio.testing.MockClock) -> None:
     disk = await crashed(*([count("a"), chunk(b"x", i)] for i in range(5)))
     for _ in range(3):
         async with opened(disk) as store:
@@ -228,7 +252,9 @@ async def test_b45_no_record_is_applied_twice() -> None:
     assert before == 7
 
 
-async def test_b45_no_damaged_record_is_applied_twice() -> None:
+async def test_b45_no_damaged_record_is_applied_twice(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """Chunks that were superseded: applying the damaged one again would bring it back."""
     disk = await crashed([chunk(b"old", 1)], [chunk(b"new", 1)])
     disk.flip(FIRST, offset_of(disk, b"old"))
@@ -239,7 +265,9 @@ async def test_b45_no_damaged_record_is_applied_twice() -> None:
             assert bytes(await store.read(extent)) == b"new"
 
 
-async def test_b45_an_index_of_another_log_is_rebuilt() -> None:
+async def test_b45_an_index_of_another_log_is_rebuilt(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     foreign = MemoryIndex()
     async with opened(SimDisk(), index=foreign, seed=9) as store:
         await store.commit([set_("foreign")])
@@ -250,7 +278,9 @@ async def test_b45_an_index_of_another_log_is_rebuilt() -> None:
 
 
 @pytest.mark.parametrize("ahead", ["batch", "segment"])
-async def test_b45_an_index_ahead_of_the_log_is_rebuilt(ahead: str) -> None:
+async def test_b45_an_index_ahead_of_the_log_is_rebuilt(
+    autojump_clock: trio.testing.MockClock, ahead: str
+) -> None:
     disk = await sealed()
     covered = disk.index.open()
     assert covered is not None
@@ -271,7 +301,9 @@ def dump_index(index: MemoryIndex) -> dict[bytes, bytes]:
 
 @pytest.mark.parametrize("where", [-1, -64, -100])
 @pytest.mark.parametrize("number", [1, 2])
-async def test_b41_a_damaged_footer_is_read_around(number: int, where: int) -> None:
+async def test_b41_a_damaged_footer_is_read_around(
+    autojump_clock: trio.testing.MockClock, number: int, where: int
+) -> None:
     disk = await sealed()
     async with opened(disk, index=MemoryIndex()) as store:
         before = dump(store.durable)
@@ -283,7 +315,9 @@ async def test_b41_a_damaged_footer_is_read_around(number: int, where: int) -> N
 
 
 @pytest.mark.parametrize("where", [-1, -64, -100, -160])
-async def test_b41_a_damaged_footer_of_the_last_segment_is_written_again(where: int) -> None:
+async def test_b41_a_damaged_footer_of_the_last_segment_is_written_again(
+    autojump_clock: trio.testing.MockClock, where: int
+) -> None:
     disk = await sealed()
     last = max(disk.files)
     before = bytes(disk.files[last].seen)
@@ -310,7 +344,7 @@ async def test_b41_a_segment_without_header_is_reported_and_its_numbers_are_not_
     assert last in disk.files
 
 
-async def test_b41_a_missing_segment_is_reported() -> None:
+async def test_b41_a_missing_segment_is_reported(autojump_clock: trio.testing.MockClock) -> None:
     disk = await sealed()
     del disk.files[segment_name(2)]
     async with opened(disk) as store:
@@ -323,14 +357,16 @@ async def test_b41_a_missing_segment_is_reported() -> None:
         assert 0 < len(names(store.state)) < 30
 
 
-async def test_b41_a_missing_first_segment_is_reported() -> None:
+async def test_b41_a_missing_first_segment_is_reported(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await sealed()
     del disk.files[segment_name(1)]
     async with opened(disk, index=MemoryIndex()) as store:
         assert [(p.what, p.segment, p.seq) for p in store.problems] == [(Damage.GAP, 2, 1)]
 
 
-async def test_a_half_made_segment_is_removed() -> None:
+async def test_a_half_made_segment_is_removed(autojump_clock: trio.testing.MockClock) -> None:
     disk = await sealed()
     count = len(disk.files)
     for number, content in ((count + 1, b""), (count + 2, bytes(9000))):
@@ -343,7 +379,9 @@ async def test_a_half_made_segment_is_removed() -> None:
     assert len(disk.files) == count
 
 
-async def test_files_that_are_not_segments_are_left_alone() -> None:
+async def test_files_that_are_not_segments_are_left_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await sealed()
     for name in ("notes.txt", "0.seg", "1.seg", "00000000.seg"):
         disk.open(name, create=True).close()
@@ -354,7 +392,9 @@ async def test_files_that_are_not_segments_are_left_alone() -> None:
     assert segment_number("123456789.seg") == 123456789
 
 
-async def test_a_segment_of_a_newer_format_is_refused() -> None:
+async def test_a_segment_of_a_newer_format_is_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = SimDisk()
     newer = SegmentHeader(1, bytes(16), bytes(range(32)), 0, 1, 1, version=2)
     file = disk.open(FIRST, create=True)
@@ -364,7 +404,9 @@ async def test_a_segment_of_a_newer_format_is_refused() -> None:
             raise AssertionError
 
 
-async def test_unreadable_pages_are_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreadable_pages_are_damage(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk answers EIO for one page in the middle of the unsealed segment."""
     disk = await crashed([chunk(b"x" * 3000, 1)], [chunk(b"y" * 9000, 2)], [chunk(b"z" * 3000, 3)])
     page = range(8192, 12288)
@@ -381,7 +423,9 @@ async def test_unreadable_pages_are_damage(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(extents(store.state)) == 3
 
 
-async def test_an_unreadable_header_or_footer_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_header_or_footer_is_damage(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = await sealed()
     read_into = SimFile.read_into
     bad: set[int] = set()
@@ -401,7 +445,9 @@ async def test_an_unreadable_header_or_footer_is_damage(monkeypatch: pytest.Monk
             assert [p.what for p in store.problems] == what
 
 
-async def test_replay_of_many_changes_commits_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replay_of_many_changes_commits_in_between(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = await sealed()
     monkeypatch.setattr("ostnode.store.recovery._COMMIT_CHANGES", 3)
     index = MemoryIndex()
@@ -410,7 +456,9 @@ async def test_replay_of_many_changes_commits_in_between(monkeypatch: pytest.Mon
         assert len(names(store.state)) == 30
 
 
-async def test_sequence_and_batch_numbers_go_on_after_a_crash() -> None:
+async def test_sequence_and_batch_numbers_go_on_after_a_crash(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = await crashed([set_("a")], [set_("b")], marker=False)
     disk.flip(FIRST, offset_of(disk, b"b="))
     async with opened(disk, index=MemoryIndex()) as store:
