@@ -30,7 +30,7 @@ from ostnode.store.segment import (
     segment_number,
 )
 
-_BLANK_CHECK_BYTES: Final = 1 << 20
+_ZEROS: Final = bytes(1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +173,14 @@ def _judged_at(file: File, key: bytes, trailer: Trailer) -> int:
 def _is_blank(file: File) -> bool:
     """No valid header and nothing but zeros behind it: no batch was ever written here."""
     try:
-        return not any(
-            any(read(file, at, _BLANK_CHECK_BYTES))
-            for at in range(SEGMENT_HEADER_BYTES, file.size(), _BLANK_CHECK_BYTES)
-        )
+        for at in range(SEGMENT_HEADER_BYTES, file.size(), len(_ZEROS)):
+            data = read(file, at, len(_ZEROS))
+            # A comparison, not `any`: of 256 MiB that took two seconds, this a tenth of one.
+            if data != _ZEROS[: len(data)]:
+                return False
     except OSError:
         return False
+    return True
 
 
 def _finished(disk: Disk, layout: Layout, files: list[SegmentFile]) -> list[SegmentFile]:
