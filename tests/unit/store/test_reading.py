@@ -232,6 +232,29 @@ async def test_a_cold_read_waits_in_a_thread(monkeypatch: pytest.MonkeyPatch) ->
     assert disk.open_files == 0
 
 
+@pytest.mark.parametrize("cold_from", [0, 50, 150, 250])
+async def test_a_payload_cached_in_part_is_verified_in_a_thread(
+    cold_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the header, what lies before the slice, the slice, or what lies behind it is cold."""
+    disk, worker = SimDisk(), SlowReads()
+    worker.gate.set()
+    read_into = SimFile.read_into
+    async with opened(disk, worker=worker) as store:
+        await store.commit([chunk(bytes(300))])
+        (extent,) = extents(store.state)
+        await store.read(extent, 0, 0)
+        forget(store)
+
+        def cold(self: SimFile, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+            is_there = wait or offset + len(buffer) <= extent.offset + 96 + cold_from
+            return read_into(self, offset, buffer, wait=wait) if is_there else 0
+
+        monkeypatch.setattr(SimFile, "read_into", cold)
+        assert bytes(await store.read(extent, 100, 100)) == bytes(100)
+        assert worker.calls.count("verified_waited") == 1
+
+
 async def test_a_read_that_waits_keeps_its_segment_pinned_from_the_start() -> None:
     disk, worker = SimDisk(), SlowReads()
     async with opened(disk, worker=worker) as store:
