@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import partial
 from typing import Final
 
@@ -62,29 +62,35 @@ class Ledger:
         """What is damaged now."""
         return map(_told, list_findings(self._desk.durable, limit))
 
-    async def recheck(self, pace: Pace) -> None:
-        """Read the damaged chunks' blobs again, and strike out which are whole after all.
+    async def strike_out(self, cycle: ScrubPosition, damaged: Set[bytes], pace: Pace) -> None:
+        """Forget findings older than a whole cycle that did not find the blob `damaged` again.
 
-        A disk may fail to read for a while only.
+        A disk may fail to read for a while only. Nothing is forgotten of blobs that lie behind
+        where the cycle ended.
         """
         after = b""
         while page := list_findings(self._desk.durable, _PAGE, after):
             for finding in page:
-                if await self._is_whole(finding, pace):
+                known = finding.found_at >= cycle.started_at or finding.blob in damaged
+                if not known and await self._is_whole(finding, cycle.seq, pace):
                     await self._desk.decide(partial(_clear, finding=finding))
                     log.info("a blob is readable again", blob=str(finding.blob))
             after = page[-1].key
 
-    async def _is_whole(self, finding: Finding, pace: Pace) -> bool:
-        """Whether every chunk of the blob can be read and is what was written."""
+    async def _is_whole(self, finding: Finding, read_to: int, pace: Pace) -> bool:
+        """Whether every chunk of the blob is there, was read by the cycle, and can be read now.
+
+        Reading alone does not tell: what was verified once may be taken for whole after that.
+        """
         if finding.blob is None or not finding.quarantined or finding.kind != Kind.CHUNK:
             return False
         stored = self._desk.durable.blob(finding.blob)
         if stored is None:
             return False
         for index in range(max(1, -(-stored.size // stored.chunk_bytes))):
+            read = {info.number for info in self._store.segments() if info.last_seq <= read_to}
             row = self._desk.durable.own_chunk(stored.number, index)
-            if row is None:
+            if row is None or row.extent.segment not in read:
                 return False
             try:
                 await self._store.read(row.extent)

@@ -14,6 +14,7 @@ from ostnode.roles.bucket.ledger import Ledger
 from ostnode.roles.bucket.options import UpkeepOptions
 from ostnode.roles.bucket.records import ScrubPosition
 from ostnode.store.pace import Pace
+from ostnode.store.record import ZERO_32, Problem
 from ostnode.store.store import Store
 
 _SAVE_BYTES: Final = 256 << 20
@@ -21,6 +22,7 @@ _SAVE_INTERVAL_S: Final = 600.0
 """The place is written down after so much, or so long: more is read twice after a restart."""
 _IN_TIME: Final = 0.9
 """Of the period: a cycle that takes this part of it has room for a restart."""
+_DAMAGED_MAX: Final = 10_000
 _RETRY_S: Final = 60.0
 _LONGEST_WAIT_S: Final = 3600.0
 """The wall clock may be set meanwhile."""
@@ -47,6 +49,8 @@ class Scrubbing:
         self._hurried = False
         self._waiting = trio.CancelScope()
         self._saved = (0, 0.0)
+        self._damaged: set[bytes] | None = None
+        """Blobs that this cycle found damaged; None when it cannot be said which are not."""
         self.place = ledger.place()
         self._over = self.place.completed_at >= self.place.started_at
         self.running = False
@@ -103,7 +107,7 @@ class Scrubbing:
 
     async def _begin(self) -> None:
         self._hurried, self._asked = self._asked, False
-        self._over = False
+        self._over, self._damaged = False, set()
         before, now = self.place, int(self._clock.now())
         self.place = ScrubPosition(before.cycle + 1, now, 0, 0, 0, before.completed_at)
         await self._save()
@@ -116,6 +120,7 @@ class Scrubbing:
             done = await self._store.scrub(self.place.seq, self._unpaced)
             for problem in done.problems:
                 self.problems += 1
+                self._note(problem)
                 await self._ledger.record(problem)
             self.bytes_read += done.nbytes
             self.place = replace(
@@ -125,7 +130,8 @@ class Scrubbing:
                 findings=self.place.findings + len(done.problems),
             )
             if done.done:
-                await self._ledger.recheck(self._pace)
+                if self._damaged is not None:
+                    await self._ledger.strike_out(self.place, self._damaged, self._pace)
                 self._over = True
                 self.place = replace(self.place, completed_at=int(self._clock.now()))
                 await self._save()
@@ -134,6 +140,13 @@ class Scrubbing:
             if self._save_is_due():
                 await self._save()
             await self._pay(done.nbytes)
+
+    def _note(self, problem: Problem) -> None:
+        """Whoever is not named may be among what nobody could name."""
+        if problem.blob == ZERO_32 or len(self._damaged or ()) >= _DAMAGED_MAX:
+            self._damaged = None
+        elif self._damaged is not None:
+            self._damaged.add(problem.blob)
 
     async def _pay(self, nbytes: int) -> None:
         self._pace.bytes_per_s = self._due_rate()

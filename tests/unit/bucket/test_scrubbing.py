@@ -92,6 +92,7 @@ async def test_b64_its_place_outlives_a_restart(autojump_clock) -> None:
 async def test_b64_damage_is_on_record_with_blob_and_accessors(autojump_clock, kit: Kit) -> None:
     datas = blobs(60)
     await upload(kit, *datas)
+    assert await readable(kit, *datas)  # what was verified once is read from the disk again
     kit.disk.flip(*place_of(kit, datas[3]))
     scrubbing = scrubbing_of(kit)
     scrubbing.ask()
@@ -114,6 +115,7 @@ async def test_b64_what_reads_well_again_is_healed(autojump_clock, kit: Kit) -> 
     """A disk may give errors for a while only."""
     datas = blobs(60)
     await upload(kit, *datas)
+    assert await readable(kit, *datas)
     place = place_of(kit, datas[3])
     kit.disk.flip(*place)
     scrubbing = scrubbing_of(kit)
@@ -121,8 +123,12 @@ async def test_b64_what_reads_well_again_is_healed(autojump_clock, kit: Kit) -> 
         nursery.start_soon(scrubbing.run)
         scrubbing.ask()
         await trio.sleep(60)
+        kit.clock.time += 60
+        scrubbing.ask()
+        await trio.sleep(60)
         assert list_findings(kit.bucket.desk.durable, 10)
         kit.disk.flip(*place)
+        kit.clock.time += 60
         scrubbing.ask()
         await trio.sleep(60)
         assert not list_findings(kit.bucket.desk.durable, 10)
