@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 import structlog
-import trio
 
 from ostnode.env import Clock
 from ostnode.errors import BusyError, ShuttingDownError
@@ -81,16 +80,16 @@ async def record_problems(desk: Desk, problems: tuple[Problem, ...], clock: Cloc
             news = True
         if news:
             _report(desk, BlobId(problem.blob), str(problem))
-    after = desk.state.number(OUTBOX_ACKED)
-    while after := await desk.decide(partial(_gaps, after=after, now=clock.now())):
-        await trio.lowlevel.checkpoint()
+    after: int | None = desk.state.number(OUTBOX_ACKED)
+    while after is not None:
+        after = await desk.decide(partial(_gaps, after=after, now=clock.now()))
 
 
 def _problem(draft: Draft, problem: Problem, now: float) -> bool:
     return record_problem(draft, problem, now)
 
 
-def _gaps(draft: Draft, after: int, now: float) -> int:
+def _gaps(draft: Draft, after: int, now: float) -> int | None:
     following = fill_gaps(draft, after, now)
     if draft.records:
         log.error("events for the index were lost", lost=len(draft.records) // 2)

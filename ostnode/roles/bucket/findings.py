@@ -105,10 +105,10 @@ def _record_event(draft: Draft, problem: Problem, now: float) -> bool:
     return _keep(draft, problem, now)
 
 
-def fill_gaps(draft: Draft, after: int, now: float) -> int:
+def fill_gaps(draft: Draft, after: int, now: float) -> int | None:
     """Fill the gaps that damage has torn into the outbox, in the slice above event `after`.
 
-    Where the next slice begins, or 0 when there is none.
+    The event above which the next slice begins; None when that was the last.
     """
     last = min(draft.number(t.OUTBOX_NEXT) - 1, after + _OUTBOX_SLICE)
     there = set(draft.outbox_numbers(after, _OUTBOX_SLICE))
@@ -117,7 +117,7 @@ def fill_gaps(draft: Draft, after: int, now: float) -> int:
             lost = Problem(Damage.RANGE, 0, number, 0, kind=Kind.OUTBOX, number=number)
             _keep(draft, lost, now)
             fill_outbox(draft, [number])
-    return last if last > after else 0
+    return last if last > after else None
 
 
 def _keep(draft: Draft, problem: Problem, now: float, *, quarantine: bool = False) -> bool:

@@ -414,3 +414,25 @@ async def test_a_broken_link_ends_the_talk_and_nothing_else() -> None:
         await kit.upload(ALICE, SMALL, GENERAL)
         with pytest.raises(NotFoundError):
             await kit.reader(BOB, RANDOM, SMALL)
+
+
+async def test_b37_blobs_that_expire_together_are_all_removed_and_refunded() -> None:
+    kit = Kit()
+    blobs = [bytes([n]) * 40 for n in range(25)]
+    async with kit.running():
+        for data in blobs:
+            await kit.upload(ALICE, data, GENERAL, expires_at=NOW + 100)
+        await kit.upload(BOB, b"to stay", GENERAL)
+        await kit.talk()
+        assert kit.index.used(ALICE) == 25 * 40
+    kit.clock.time += 100
+    async with kit.running():
+        assert not any([await kit.readable(BOB, GENERAL, data) for data in blobs])
+        await kit.bucket.sweeper.sweep_once()
+    async with kit.running():
+        await kit.sweep()
+        await kit.talk()
+        assert kit.index.used(ALICE) == 0
+        assert kit.stored == {blob_of(b"to stay")}
+        assert len(list(kit.bucket.store.durable.scan(b"C"))) == 1
+        assert kit.bucket.desk.durable.reference_count(uid_of(ALICE)) == 0
