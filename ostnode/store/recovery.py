@@ -47,7 +47,7 @@ from ostnode.store.record import (
     Record,
 )
 from ostnode.store.scan import Bad, Found, Window, judge, scan
-from ostnode.store.schema import Schema
+from ostnode.store.schema import Schema, Worth
 from ostnode.store.segment import read, read_footer, segment_name, write_seal
 from ostnode.store.staging import Position
 from ostnode.store.swap import AllBut, confirm, copies, move_rows
@@ -160,6 +160,7 @@ class Replay:
         self._changes: Changes = {}
         self._covered: Covered | None = None
         self._problems = layout.problems()
+        self._suspects: list[tuple[Problem, Record | None]] = []
         self._next_seq, self._next_batch = 1, 1
 
     def run(self) -> Recovered:
@@ -178,6 +179,7 @@ class Replay:
             # Records that were dropped since may have had the last batches.
             last = layout.log[-1].header
             self._commit(Covered(last.number, last.uuid, self._next_batch - 1))
+        self._problems += self._damage()
         self._index.recovered()
         skipped = layout.numbers_to_skip(len(self._gaps()))
         numbers = (self._next_seq + skipped, self._next_batch + skipped)
@@ -291,10 +293,17 @@ class Replay:
         if is_roles and not is_bulk and not damaged:
             payload = bytes(window.get(entry.offset + RECORD_HEADER_BYTES, head.length))
             damaged = payload_digest(payload) != head.digest
-        if damaged:
-            self._problems.append(problem_of(segment, entry))
-        if not is_roles or (damaged and not is_bulk):
-            return None
         extent = Extent(segment, entry.offset, head.length)
         numbers = (head.seq, head.batch, head.number, head.chunk_index)
-        return Record(head.kind, *numbers, head.blob, payload, head.digest, extent)
+        record = Record(head.kind, *numbers, head.blob, payload, head.digest, extent)
+        if damaged:
+            self._suspects.append((problem_of(segment, entry), record if is_bulk else None))
+        return None if not is_roles or (damaged and not is_bulk) else record
+
+    def _damage(self) -> list[Problem]:
+        """What is wrong with records. A dead payload may have been punched: nobody misses it."""
+        return [
+            problem
+            for problem, record in self._suspects
+            if record is None or self._schema.worth(record, self._overlay) is not Worth.DEAD
+        ]

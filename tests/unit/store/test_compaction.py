@@ -341,6 +341,10 @@ async def test_b65_large_dead_payloads_are_punched_once_their_readers_are_done(
         assert info.nbytes - info.allocated == disk.files[segment_name(number)].punched > 180_000
         assert (await store.judge(number)).punchable == ()
         await intact(store, [0, 3], 100_000)
+        twin = disk.killed(0)
+        twin.flip(segment_name(number), info.nbytes - 1)
+        async with opened(twin, options, index=MemoryIndex()) as other:
+            assert [p.what for p in other.problems] == [Damage.FOOTER]
         await rebuilt_is_the_same(disk, store)
         assert await store.punch(replace(judgement, number=99), FREE) == 0
 
