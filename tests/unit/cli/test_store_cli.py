@@ -168,8 +168,56 @@ async def test_what_follows_the_last_whole_batch_of_an_open_segment_is_no_proble
     assert found["segments"][-1]["state"] == "open"
     assert found["totals"]["problems"] == 0
     flip(data, lines[-1], 100)
-    again = cli("store", "inspect", data, "--json").json
-    assert again["totals"]["problems"] == 1
+    assert cli("store", "inspect", data, "--json").json["totals"]["problems"] == 1
+    listed_all = cli("store", "inspect", data, "--records", "--limit", 10_000, "--json").json
+    written = [line for line in listed_all["records"] if line["kind"] != "marker"]
+    last = [line for line in written if line["batch"] == written[-1]["batch"]]
+    cut_behind(data, last[-1])
+    flip(data, last[-1], 100)
+    assert cli("store", "inspect", data, "--json").json["totals"]["problems"] == 1
+
+
+def cut_behind(data: Path, line: dict) -> None:
+    path = data / f"segments/{line['segment']:08d}.seg"
+    os.truncate(path, line["offset"] + line["bytes"])
+
+
+async def test_inspect_shows_a_damaged_seal(cli: Cli, data: Path) -> None:
+    await filled(data)
+    flip(data, lines_of(cli, data, "seal")[0], 10)
+    found = cli("store", "inspect", data, "--json").json["segments"][0]
+    assert [problem["what"] for problem in found["problems"]] == ["footer"]
+
+
+async def test_damage_of_what_is_dead_is_no_problem(cli: Cli, data: Path) -> None:
+    kit = await filled(data)
+    chunk = lines_of(cli, data, "chunk")[7]
+    assert chunk["blob"] == blob_of(TEXTS[1]).hex()
+    flip(data, chunk, 10)
+    assert cli("store", "inspect", data, "--json").json["totals"]["problems"] == 1
+    flip(data, chunk, 10)
+    async with kit.running():
+        await kit.remove(ALICE, kit.key_of(TEXTS[1], ALICE, GENERAL))
+        await kit.talk()
+    flip(data, chunk, 10)
+    found = cli("store", "inspect", data, "--json").json
+    assert found["totals"]["dead_bytes"] > 7 * 96
+    assert found["totals"]["problems"] == 0
+    assert cli("store", "verify", data).code == 0
+
+
+async def test_a_key_index_that_nobody_would_trust_judges_nothing(cli: Cli, data: Path) -> None:
+    await filled(data)
+    assert cli("store", "inspect", data, "--json").json["key_index"] == "read"
+    distrust(data)
+    found = cli("store", "inspect", data, "--json").json
+    assert found["key_index"] == "unknown"
+    assert found["totals"]["live_bytes"] is None
+    assert "\nlive        unknown\n" in cli("store", "inspect", data).out
+
+
+def distrust(data: Path) -> None:
+    (data / "keyindex/state").write_text("opening")
 
 
 def flip(data: Path, line: dict, by: int) -> None:
