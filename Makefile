@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILE ?=
 
-.PHONY: demo dev test check system deep coverage bench format clean
+.PHONY: demo dev test check system deep coverage bench plot format clean
 
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,12 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 $(VENV)-cose/.ready: constraints-cose.txt
 	$(PYTHON) -m venv $(VENV)-cose
 	$(VENV)-cose/bin/pip install --quiet --disable-pip-version-check --require-hashes -r constraints-cose.txt
+	touch $@
+
+# matplotlib, which nothing else needs.
+$(VENV)-plot/.ready: constraints-plot.txt
+	$(PYTHON) -m venv $(VENV)-plot
+	$(VENV)-plot/bin/pip install --quiet --disable-pip-version-check --require-hashes -r constraints-plot.txt
 	touch $@
 
 demo: $(VENV)/.ready  ## The whole flow on real processes and real files (FILE=path for your own)
@@ -47,9 +53,14 @@ coverage: $(VENV)/.ready  ## Branch coverage of `make test`
 bench: $(VENV)/.ready  ## Each program prints a ratio to a reference measured in the same run
 	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done
 
+plot: $(VENV)/.ready $(VENV)-plot/.ready  ## The store at up to a million blobs, into docs/store-scale.png
+	mkdir -p build
+	$(BIN)/python bench/store_scale.py --sizes 10000 100000 1000000 --json build/store-scale.json
+	$(VENV)-plot/bin/python docs/plot_scale.py build/store-scale.json docs/store-scale.png
+
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-cose .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-cose $(VENV)-plot .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
