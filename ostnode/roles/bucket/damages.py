@@ -72,7 +72,7 @@ class Damages:
 
 
 async def record_problems(desk: Desk, problems: tuple[Problem, ...], clock: Clock) -> None:
-    """Keep what recovery found, and report what of it is news, before anything is served."""
+    """Keep what was found, and report what of it is news."""
     for problem in problems:
         try:
             news = await desk.decide(partial(_problem, problem=problem, now=clock.now()))
@@ -80,6 +80,10 @@ async def record_problems(desk: Desk, problems: tuple[Problem, ...], clock: Cloc
             news = True
         if news:
             _report(desk, BlobId(problem.blob), str(problem))
+
+
+async def mend_outbox(desk: Desk, clock: Clock) -> None:
+    """Fill the gaps that lost records have left in the outbox, and report that."""
     after: int | None = desk.state.number(OUTBOX_ACKED)
     while after is not None:
         after = await desk.decide(partial(_gaps, after=after, now=clock.now()))

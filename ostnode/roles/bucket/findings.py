@@ -110,6 +110,7 @@ def fill_gaps(draft: Draft, after: int, now: float) -> int | None:
 
     The event above which the next slice begins; None when that was the last.
     """
+    after = max(after, draft.number(t.OUTBOX_ACKED))
     last = min(draft.number(t.OUTBOX_NEXT) - 1, after + _OUTBOX_SLICE)
     there = set(draft.outbox_numbers(after, _OUTBOX_SLICE))
     for number in range(after + 1, last + 1):

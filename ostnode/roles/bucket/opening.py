@@ -13,7 +13,7 @@ from ostnode.env import Clock, Rng, Worker
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.draft import Draft
-from ostnode.roles.bucket.damages import Damages, record_problems
+from ostnode.roles.bucket.damages import Damages, mend_outbox, record_problems
 from ostnode.roles.bucket.desk import Desk
 from ostnode.roles.bucket.maintenance import Maintenance
 from ostnode.roles.bucket.options import BucketOptions
@@ -86,6 +86,7 @@ async def open_bucket(
         incarnation = await desk.decide(partial(_incarnation, options=options, clock=clock))
         if incarnation:
             await record_problems(desk, store.problems, clock)
+            await mend_outbox(desk, clock)
             hashing = read_worker or worker
             async with (
                 _serving(options, store, desk, incarnation, clock, hashing) as bucket,

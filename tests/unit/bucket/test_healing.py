@@ -8,13 +8,24 @@ from structlog.testing import capture_logs
 
 from ostnode.errors import DataCorruptError, NotFoundError
 from ostnode.roles.bucket import tables as t
-from ostnode.roles.bucket.findings import clear_finding, list_findings
+from ostnode.roles.bucket.findings import clear_finding, fill_gaps, list_findings
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.format import RECORD_HEADER_BYTES
 from ostnode.store.segment import segment_name
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
-from tests.support.bucketkit import ALICE, BOB, CAROL, GENERAL, RANDOM, Kit, blob_of, key, pieces
+from tests.support.bucketkit import (
+    ALICE,
+    BOB,
+    CAROL,
+    GENERAL,
+    NOW,
+    RANDOM,
+    Kit,
+    blob_of,
+    key,
+    pieces,
+)
 
 DATA = bytes(range(40))
 FIRST, SECOND, THIRD = pieces(DATA)
@@ -218,3 +229,11 @@ async def test_b31_a_lost_outbox_event_leaves_a_finding_and_no_gap(autojump_cloc
         assert kit.index.used(ALICE) == len(FIRST)
     async with kit.running():
         assert len(list_findings(kit.bucket.desk.durable, 10)) == 2
+
+
+async def test_acknowledged_events_are_not_taken_for_lost(autojump_clock) -> None:
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, FIRST, GENERAL)
+        await kit.talk()
+        assert await kit.bucket.desk.decide(lambda draft: fill_gaps(draft, 0, NOW)) is None
+        assert list_findings(kit.bucket.desk.durable, 10) == []
