@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 from typing_extensions import override
@@ -74,11 +74,33 @@ class ThreadWorker(Worker):
     """
 
     def __init__(self, threads: int) -> None:
-        self._limiter = trio.CapacityLimiter(threads)
+        self._limiter = cast("trio.CapacityLimiter", _Slots(threads))
 
     @override
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+
+class _Slots:
+    """A limiter, as `trio.to_thread.run_sync` asks for one, that gives a free slot at once.
+
+    Trio's own lets every task that can run go first: the disk would idle while all who waited for
+    one batch are answered, before the next is handed to the thread.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._limiter = trio.CapacityLimiter(slots)
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Take a slot; first come, first served when there is none free."""
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(borrower)
+        except trio.WouldBlock:
+            await self._limiter.acquire_on_behalf_of(borrower)
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Give it back."""
+        self._limiter.release_on_behalf_of(borrower)
 
 
 class InlineWorker(Worker):

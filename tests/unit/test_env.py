@@ -70,6 +70,23 @@ async def test_a_thread_worker_runs_no_more_than_its_threads_at_once() -> None:
     assert peak == 2
 
 
+async def test_a_free_thread_starts_before_any_other_task_runs() -> None:
+    """Or a disk would idle while those who waited for the last batch are answered."""
+    worker = ThreadWorker(1)
+    for _ in range(12):  # Trio shuffles: by chance the order is right every second time
+        woken, running = trio.Event(), threading.Event()
+
+        async def other(woken: trio.Event, running: threading.Event) -> None:
+            await woken.wait()
+            assert running.wait(10)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other, woken, running)
+            await trio.testing.wait_all_tasks_blocked()
+            woken.set()
+            await worker.run(running.set)
+
+
 async def test_work_is_never_abandoned_half_way() -> None:
     """A cancelled caller waits for the thread: a write must not go on behind its back."""
     started = trio.Event()
