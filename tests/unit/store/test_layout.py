@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ostnode.store.format import FLAG_END, FLAG_FIRST, RecordHeader, SegmentHeader, segment_key
+from ostnode.store.format import (
+    FLAG_END,
+    FLAG_FIRST,
+    FooterEntry,
+    RecordHeader,
+    SegmentHeader,
+    segment_key,
+)
 from ostnode.store.layout import Layout, read_layout
 from ostnode.store.record import Damage
 from ostnode.store.segment import segment_name, write_seal
@@ -21,7 +28,8 @@ def segment(
     record = RecordHeader(1, FLAG_FIRST | FLAG_END, 0, 0, first, first, 0, bytes(32), bytes(16))
     file.write(0, [header.pack(), record.pack(key, 4096)])
     if sealed:
-        write_seal(file, key, 4192, b"", (last, last), number=last if generation else 0)
+        entries = FooterEntry(record, 4096).pack()
+        write_seal(file, key, 4192, entries, (last, last), number=last if generation else 0)
     file.close()
 
 
@@ -57,7 +65,7 @@ def test_b42_an_output_stands_for_older_segments_in_its_range() -> None:
 
 
 def test_b42_an_output_without_a_whole_seal_counts_for_nothing_while_its_inputs_are_there() -> None:
-    for at in (None, -1, -70, -100):
+    for at in (None, -1, -70, -100, -200):
         disk = SimDisk()
         segment(disk, 1, 1, 10)
         segment(disk, 2, 1, 10, 1, sealed=at is not None)
