@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 from structlog.testing import capture_logs
 
 from ostnode.errors import DataCorruptError, NotFoundError
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.core.uploads import finish
 from ostnode.roles.bucket.findings import clear_finding, fill_gaps, list_findings
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.format import RECORD_HEADER_BYTES
@@ -216,19 +219,22 @@ async def test_b31_a_lost_outbox_event_leaves_a_finding_and_no_gap(autojump_cloc
     content = bytearray(file.size())
     file.read_into(0, memoryview(content))
     file.close()
-    for event in events[1:]:
+    for event in events[:2]:
         kit.disk.flip(name, content.index(event))
     kit.disk.index.reset()
     async with kit.running():
         findings = list_findings(kit.bucket.desk.durable, 10)
-        assert [finding.kind for finding in findings] == [Kind.OUTBOX, Kind.OUTBOX]
+        kinds = [finding.kind for finding in findings if finding.kind]
+        assert kinds == [Kind.OUTBOX, Kind.OUTBOX]
         await kit.upload(BOB, FIRST, GENERAL)
         await kit.talk()
         assert kit.index.acked == kit.bucket.desk.durable.number(t.OUTBOX_NEXT) - 1
         assert kit.index.events.count(e.FloorRaised(0)) == 2
-        assert kit.index.used(ALICE) == len(FIRST)
+        assert kit.index.used(ALICE) == len(THIRD)
+    kit.disk.index.reset()
+    kit.clock.time += 5
     async with kit.running():
-        assert len(list_findings(kit.bucket.desk.durable, 10)) == 2
+        assert list_findings(kit.bucket.desk.durable, 10) == findings
 
 
 async def test_acknowledged_events_are_not_taken_for_lost(autojump_clock) -> None:
@@ -237,3 +243,26 @@ async def test_acknowledged_events_are_not_taken_for_lost(autojump_clock) -> Non
         await kit.talk()
         assert await kit.bucket.desk.decide(lambda draft: fill_gaps(draft, 0, NOW)) is None
         assert list_findings(kit.bucket.desk.durable, 10) == []
+
+
+async def test_b64_a_copy_found_damaged_at_the_last_moment_is_not_leant_on(damaged: Kit) -> None:
+    async with damaged.running() as kit:
+        grant = kit.grant(CAROL, DATA)
+        await kit.push(CAROL, grant, 0, FIRST)
+        await quarantine(kit)
+        ((number, upload),) = kit.bucket.desk.state.uploads(0, 9)
+        last = partial(
+            finish, rules=kit.options.rules, upload=upload, number=number, now=NOW, verified=True
+        )
+        assert await kit.bucket.desk.decide(last) is None
+        assert kit.bucket.desk.state.upload(number) is not None
+
+
+async def test_b31_events_of_which_nothing_is_left_leave_findings_too(autojump_clock) -> None:
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, FIRST, GENERAL)
+        await kit.bucket.desk.decide(lambda draft: draft.tell_as(4, e.FloorRaised(NOW)))
+        assert [number for number, _ in kit.bucket.desk.durable.outbox(9)] == [1]
+        assert await kit.bucket.desk.decide(lambda draft: fill_gaps(draft, 0, NOW)) == 4
+        assert [number for number, _ in kit.bucket.desk.durable.outbox(9)] == [1, 2, 3, 4]
+        assert len(list_findings(kit.bucket.desk.durable, 10)) == 2
