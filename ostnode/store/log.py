@@ -35,7 +35,7 @@ class Log:
         clock: Clock,
         rng: Rng,
     ) -> None:
-        self._space, self._index = space, index
+        self.space, self._index = space, index
         self._owner, self._clock, self._rng = owner, clock, rng
         self._segment: SegmentWriter | None = None
         self._covered: Covered | None = None
@@ -53,12 +53,12 @@ class Log:
             self._commit(batch, batch.position(self.indexed))
             return
         if self._covered is None or self._covered.batch != batch.number:
-            self._space.having_room(partial(self._append, batch))
+            self.space.having_room(partial(self._append, batch))
         if batch.changes and self._covered is not None:
             self._commit(batch, self._covered)
 
     def _commit(self, batch: Batch, covered: Covered) -> None:
-        self._space.having_room(partial(self._index.commit, batch.changes, covered))
+        self.space.having_room(partial(self._index.commit, batch.changes, covered))
         self.indexed = covered
 
     def _append(self, batch: Batch) -> None:
@@ -95,11 +95,11 @@ class Log:
 
     def _begin(self, batch: Batch) -> SegmentWriter:
         header = self.new_header(batch.segment, batch.records[0].seq, batch.number)
-        file, length = self._space.open(batch.segment)
+        file, length = self.space.open(batch.segment)
         try:
             segment = SegmentWriter.begin(file, header, length)
         except BaseException:
             file.close()
             raise
-        self._space.taken(batch.segment)
+        self.space.taken(batch.segment)
         return segment

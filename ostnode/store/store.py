@@ -299,65 +299,15 @@ async def open_store(
         recovering = partial(recover, disk, index, schema, owner)
         recovered = await worker.run(space.having_room, recovering)
         log = Log(space, index, recovered.covered, owner, clock, rng)
-        overlay, durable = Overlay(index), DurableReader(index)
-        catalog = Catalog(recovered.segments)
-        staging = Staging(
-            recovered.position,
-            options.segment_bytes,
-            options.batch_bytes_max,
-            ahead_bytes=options.queue_bytes_max,
-        )
-
-        def written(batch: Batch) -> None:
-            overlay.retire(batch.changes)
-            catalog.completed(batch)
-
-        commit = GroupCommit(
-            staging,
-            worker,
-            log.write,
-            written,
-            space,
-            queue_bytes_max=options.queue_bytes_max,
-            marker_delay_s=options.marker_delay_s,
-        )
-        reading = SegmentReader(
-            disk, read_worker or worker, options.segments_open_max, verify=options.verify_reads
-        )
-        maintenance = maintenance_worker or read_worker or worker
-        scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable)
-        compactor = Compactor(
-            disk=disk,
-            worker=maintenance,
-            schema=schema,
-            durable=durable,
-            overlay=overlay,
-            staging=staging,
-            commit=commit,
-            log=log,
-            reading=reading,
-            catalog=catalog,
-        )
-        parts = Parts(
-            options,
-            schema,
-            recovered,
-            disk,
-            index,
-            overlay,
-            staging,
-            commit,
-            reading,
-            scrubber,
-            catalog,
-            compactor,
-        )
+        workers = (worker, read_worker or worker, maintenance_worker or read_worker or worker)
+        parts = _put_together(disk, options, schema, recovered, index, log, workers)
+        commit = parts.commit
         try:
             await commit.make_room()
             async with _writing(commit):
                 yield Store(parts)
         finally:
-            reading.close()
+            parts.reading.close()
             log.close()
             with trio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
                 if commit.clean:
@@ -365,6 +315,58 @@ async def open_store(
                 await worker.run(lambda: index.close(clean=commit.clean))
     finally:
         disk.unlock()
+
+
+def _put_together(
+    disk: Disk,
+    options: StoreOptions,
+    schema: Schema,
+    recovered: Recovered,
+    index: KeyIndex,
+    log: Log,
+    workers: tuple[Worker, Worker, Worker],
+) -> Parts:
+    """The parts over a recovered log; `workers` write, read what is cold, and do the upkeep."""
+    worker, cold, maintenance = workers
+    overlay, durable = Overlay(index), DurableReader(index)
+    catalog = Catalog(recovered.segments)
+    staging = Staging(
+        recovered.position,
+        options.segment_bytes,
+        options.batch_bytes_max,
+        ahead_bytes=options.queue_bytes_max,
+    )
+
+    def written(batch: Batch) -> None:
+        overlay.retire(batch.changes)
+        catalog.completed(batch)
+
+    commit = GroupCommit(
+        staging,
+        worker,
+        log.write,
+        written,
+        log.space,
+        queue_bytes_max=options.queue_bytes_max,
+        marker_delay_s=options.marker_delay_s,
+    )
+    reading = SegmentReader(disk, cold, options.segments_open_max, verify=options.verify_reads)
+    scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable)
+    compactor = Compactor(
+        disk=disk,
+        worker=maintenance,
+        schema=schema,
+        durable=durable,
+        overlay=overlay,
+        staging=staging,
+        commit=commit,
+        log=log,
+        reading=reading,
+        catalog=catalog,
+    )
+    upkeep = (scrubber, catalog, compactor)
+    core = (overlay, staging, commit, reading)
+    return Parts(options, schema, recovered, disk, index, *core, *upkeep)
 
 
 @asynccontextmanager
