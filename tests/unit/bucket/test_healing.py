@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 from ostnode.errors import DataCorruptError, NotFoundError
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.uploads import finish
-from ostnode.roles.bucket.findings import clear_finding, fill_gaps, list_findings
+from ostnode.roles.bucket.findings import clear_finding, fill_gaps, list_findings, record_problem
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.format import RECORD_HEADER_BYTES
+from ostnode.store.record import Damage, Problem
 from ostnode.store.segment import segment_name
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
@@ -266,3 +267,17 @@ async def test_b31_events_of_which_nothing_is_left_leave_findings_too(autojump_c
         assert await kit.bucket.desk.decide(lambda draft: fill_gaps(draft, 0, NOW)) == 4
         assert [number for number, _ in kit.bucket.desk.durable.outbox(9)] == [1, 2, 3, 4]
         assert len(list_findings(kit.bucket.desk.durable, 10)) == 2
+
+
+async def test_b41_damage_that_is_found_again_is_no_news(autojump_clock) -> None:
+    named = Problem(Damage.PAYLOAD, 1, 4096, 50, Kind.FLOOR, seq=7)
+    async with Kit().running() as kit:
+        for problem in (named, Problem(Damage.RANGE, 1, 8192, 96)):
+            for seconds, news in ((0, True), (5, False)):
+                told = partial(record_problem, problem=problem, now=NOW + seconds)
+                assert await kit.bucket.desk.decide(told) is news
+        findings = list_findings(kit.bucket.desk.durable, 10)
+        assert [(found.what, found.found_at) for found in findings] == [
+            ("range", NOW),
+            ("payload", NOW),
+        ]
