@@ -25,6 +25,6 @@ def test_a_mutant_is_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__)
 def test_the_store_as_it_is_passes(proof) -> None:
-    tallies = [proof(seed) for seed in range(SEEDS)]
-    print(f"{sum(tally.states for tally in tallies)} states")
-    assert [text for tally in tallies for text in tally.broken] == []
+    tally = proof(0)
+    print(f"{tally.states} states")
+    assert tally.broken == []
