@@ -248,6 +248,7 @@ def test_b58_b55_b62_whatever_compaction_drops_in_many_lives() -> None:
         CompactedLife(seed).live()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mistake"),
     [
@@ -261,7 +262,7 @@ def test_b58_b55_b62_whatever_compaction_drops_in_many_lives() -> None:
         (Kind.GRANTS_ENDED, Worth.TOMBSTONE),
         (Kind.ACCESSOR_BURNED, Worth.DEAD),
         (Kind.CHUNKS_DROPPED, Worth.DEAD),
-        (Kind.OUTBOX_ACKED, Worth.TOMBSTONE),
+        (Kind.OUTBOX_ACKED, Worth.DEAD),
         (Kind.SWEPT, Worth.DEAD),
         (Kind.HEALED, Worth.DEAD),
     ],
