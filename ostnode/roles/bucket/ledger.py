@@ -87,8 +87,8 @@ class Ledger:
         stored = self._desk.durable.blob(finding.blob)
         if stored is None:
             return False
+        read = {info.number for info in self._store.segments() if info.last_seq <= read_to}
         for index in range(max(1, -(-stored.size // stored.chunk_bytes))):
-            read = {info.number for info in self._store.segments() if info.last_seq <= read_to}
             row = self._desk.durable.own_chunk(stored.number, index)
             if row is None or row.extent.segment not in read:
                 return False
