@@ -237,7 +237,12 @@ class Compaction:
         if holes * _PUNCH_SHARE < judgement.nbytes:
             return
         self._tell(doing="punching", segment=judgement.number)
-        given = await self._store.punch(judgement, self._pace)
+        try:
+            given = await self._store.punch(judgement, self._pace)
+        except OSError as error:
+            self._tell(skipped=self.figures.skipped + 1)
+            log.warning("no holes made", segment=judgement.number, reason=str(error))
+            return
         self._count(given, punched=given)
 
     async def _compact(self, passing: CompactionPass, run: Run) -> None:

@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from ostnode.env import Clock
+from ostnode.errors import BusyError
 from ostnode.roles.bucket.desk import News
 from ostnode.roles.bucket.ledger import Ledger
 from ostnode.roles.bucket.options import UpkeepOptions
@@ -86,7 +87,7 @@ class Scrubbing:
                 await self._begin()
             try:
                 await self._cycle()
-            except OSError as error:
+            except (OSError, BusyError) as error:
                 log.warning("scrub postponed", reason=str(error))
                 await self._news.wait(at_most_s=_RETRY_S)
             finally:

@@ -238,3 +238,21 @@ async def test_b65_large_dead_payloads_are_punched_out(autojump_clock) -> None:
         assert compaction.figures.punched > 0
         assert sealed_bytes(kit) == before - compaction.figures.freed
         assert await readable(kit, *small)
+
+
+async def test_b65_holes_that_cannot_be_made_are_left(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = Kit(replace(SMALL, store=replace(SMALL.store, segment_bytes=1 << 20)))
+    async with kit.running():
+        large, small = blobs(3, 90_000), blobs(60, 20_000, seed=2)
+        await upload(kit, *small[:25], *large, *small[25:])
+        await delete(kit, *large)
+
+        async def failing(_judgement, _pace):
+            raise OSError(5, "no")
+
+        monkeypatch.setattr(kit.bucket.store, "punch", failing)
+        compaction = compaction_of(kit)
+        await compaction.round()
+        assert (compaction.figures.skipped, compaction.figures.punched) == (1, 0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from ostnode.errors import DataCorruptError, UnknownCallError
+from ostnode.errors import BusyError, DataCorruptError, UnknownCallError
 from ostnode.roles.bucket.findings import list_findings, scrub_position
 from ostnode.roles.bucket.maintenance import Maintenance
 from ostnode.roles.bucket.options import UpkeepOptions
@@ -202,3 +202,24 @@ async def test_b44_a_failed_store_ends_it_quietly(autojump_clock) -> None:
             maintenance: Maintenance = kit.bucket.maintenance
             maintenance.scrubbing.ask()
             await maintenance.run()
+
+
+async def test_b43_a_full_or_failing_disk_only_postpones_it(
+    autojump_clock, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upload(kit, *blobs(30))
+    scrub, refusals = kit.bucket.store.scrub, [OSError(5, "no"), BusyError("full")]
+
+    async def failing(after_seq, pace):
+        if refusals:
+            raise refusals.pop()
+        return await scrub(after_seq, pace)
+
+    monkeypatch.setattr(kit.bucket.store, "scrub", failing)
+    scrubbing = scrubbing_of(kit)
+    scrubbing.ask()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        await trio.sleep(300)
+        assert scrubbing.place.completed_at
+        nursery.cancel_scope.cancel()
