@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
+import httpx2
 import pytest
 import trio
 from blake3 import blake3
@@ -143,5 +144,10 @@ async def test_b42_space_of_deleted_blobs_comes_back(
             assert done["freed"] > 0.99 * plan["frees"]
             after = on_disk(tmp_path / "bucket-0")
             assert live <= after <= 1.15 * live
+            (bucket,) = cluster.buckets.values()
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                told = (await http.get(f"http://{bucket.admin}/metrics")).text
+            assert "ostnode_bucket_compaction_passes_total 1.0\n" in told
+            assert "ostnode_bucket_findings 0.0\n" in told
             for number in kept:
                 await check(client, address, made[number])
