@@ -106,7 +106,11 @@ class KeyIndex(Protocol):
         ...
 
     def commit(self, changes: Mapping[bytes, bytes | None], covered: Covered) -> None:
-        """Apply one batch, atomically with the position it brings the index to."""
+        """Apply one batch, atomically with the position it brings the index to.
+
+        Nothing of it is done when it raises NoSpaceError, after which it may be tried again, or
+        IndexLimitError, after which it will not do better.
+        """
         ...
 
     def close(self, *, clean: bool) -> None:

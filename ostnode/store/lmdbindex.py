@@ -15,7 +15,7 @@ while the index is open, before the next unclean start reads it through, and whi
 would then hash as it is; `ostnode store verify` compares with the log.
 
 Each table (first byte of a key) is a B-tree of its own: keys that only ever grow then fill their
-pages wholly, which in one tree for all only the last table does (docs/adr has the figures).
+pages wholly. In one tree for all, LMDB splits the page they share with the next table in halves.
 
 The map starts small, as limits on address space and strict overcommit count all of it, and is
 doubled when it is full: nobody may be reading then, which the lock is for (0.15 of 2 µs a look-up).
