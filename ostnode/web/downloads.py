@@ -37,6 +37,7 @@ _DENIALS: Final = (
     NotAuthorizedError,
     NotFoundError,
 )
+_NOT_THERE: Final = "there is no such blob, or it is not for you"
 
 
 class BlobReader(Protocol):
@@ -95,11 +96,19 @@ class Downloads:
             headers.append((b"content-range", last))
         headers.append((b"content-length", b"%d" % (span.stop - span.start)))
         headers += presentation(reader.content_type, reader.filename)
+        # Read before the head goes out: damage, or a deletion meanwhile, can still be told.
+        first = b"" if request.method == "HEAD" else await self._first(reader, span)
         await request.start(status, headers)
         if request.method == "HEAD":
             await request.send(b"", more=False)
         else:
-            await _send(request, reader, span)
+            await _send(request, reader, span, first)
+
+    async def _first(self, reader: BlobReader, span: Span) -> Buffer:
+        try:
+            return await _slice(reader, span.start, span)
+        except NotFoundError:
+            raise NotFoundError(_NOT_THERE) from None
 
     async def _open(self, request: WebRequest) -> BlobReader:
         """The blob asked for. Whatever speaks against reading it is one and the same refusal.
@@ -114,7 +123,7 @@ class Downloads:
                 raise NotFoundError
             return await self._blobs.open_blob(caller, accessor, blob_id, request.token())
         except _DENIALS:
-            raise NotFoundError("there is no such blob, or it is not for you") from None
+            raise NotFoundError(_NOT_THERE) from None
 
 
 @lru_cache(maxsize=ACCESSORS_REMEMBERED)
@@ -135,13 +144,20 @@ def _common_headers(etag: bytes) -> HeaderList:
     ]
 
 
-async def _send(request: WebRequest, reader: BlobReader, span: Span) -> None:
-    """Send the span; an error in its midst leaves the answer short, which the client can see."""
+async def _slice(reader: BlobReader, offset: int, span: Span) -> Buffer:
+    length = min(SLICE_BYTES, span.stop - offset)
+    return await reader.read(offset, length) if length else b""
+
+
+async def _send(request: WebRequest, reader: BlobReader, span: Span, data: Buffer) -> None:
+    """Send the span, of which `data` is the beginning.
+
+    An error in its midst leaves the answer short, which the client can see.
+    """
     offset = span.start
     while True:
-        length = min(SLICE_BYTES, span.stop - offset)
-        data = await reader.read(offset, length) if length else b""
-        offset += length
+        offset += min(SLICE_BYTES, span.stop - offset)
         await request.send(data, more=offset < span.stop)
         if offset >= span.stop:
             return
+        data = await _slice(reader, offset, span)

@@ -8,13 +8,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from ostnode.errors import DataCorruptError, all_errors
+from ostnode.errors import all_errors
 from ostnode.net.transport import LinkClosedError
 from ostnode.wire import messages as m
 from ostnode.wire.frames import HEADER_BYTES_MAX, PREFIX
 from tests.support.cluster import Cluster, a_cluster
 from tests.support.people import Person
-from tests.support.refusals import DATA, HTTP_ALONE, REFUSALS, UNREACHABLE, Refusal, damage
+from tests.support.refusals import (
+    DATA,
+    HTTP_ALONE,
+    REFUSALS,
+    UNREACHABLE,
+    Refusal,
+    begun,
+    damage,
+    pieces,
+)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
@@ -36,17 +45,19 @@ async def serves_others(cluster: Cluster) -> None:
     assert await cluster.stranger.read(cluster.random, made) == DATA + b"hers"
 
 
-async def test_data_corrupt_when_a_stored_blob_is_read(
+async def test_b10_a_damaged_chunk_of_an_open_upload_is_asked_for_again(
     autojump_clock, cluster: Cluster, alice: Person, bob: Person
 ) -> None:
-    made = await alice.upload(DATA, cluster.general)
-    bucket = cluster.node(made.bucket)
-    await bucket.crash()  # what was verified once is not hashed again by the same process
-    stored = bucket.rows.blob(made.blob_id)
-    assert stored is not None
-    damage(bucket, stored.number)
-    with pytest.raises(DataCorruptError):
-        await bob.read(cluster.general, made)
+    allocation = await begun(cluster)
+    bucket = cluster.node(allocation.bucket.principal)
+    (number,) = bucket.rows.uploads_of(await alice.uid())
+    damage(bucket, number)
+    answers = [
+        await alice.push(allocation, index, pieces(DATA)[index], cluster.general)
+        for index in (1, 2, 3)
+    ]
+    assert answers[-1].missing == 1
+    assert (await alice.push(allocation, 0, pieces(DATA)[0], cluster.general)).missing == 0
     await serves_others(cluster)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from ostnode.client.routes import HttpCall, blob_call
@@ -18,7 +17,7 @@ from ostnode.errors import (
 )
 from tests.support.cluster import Cluster
 from tests.support.httpway import LIMITS, an_http_cluster
-from tests.support.refusals import DATA, HTTP_ALONE, REFUSALS, Refusal, damage
+from tests.support.refusals import DATA, HTTP_ALONE, REFUSALS, Refusal
 
 
 async def serves_others(cluster: Cluster) -> None:
@@ -99,19 +98,6 @@ async def test_range_not_satisfiable(tmp_path: Path) -> None:
         with pytest.raises(RangeNotSatisfiableError) as caught:
             await way.send(cluster.bob, cluster.node(made.bucket), call)
         assert caught.value.details == {"size": len(DATA)}
-
-
-async def test_a_damaged_blob_is_never_a_complete_lie(tmp_path: Path) -> None:
-    """data_corrupt, or once the answer has begun, a short end."""
-    async with an_http_cluster(tmp_path) as (cluster, _):
-        made = await cluster.alice.upload(b"x" * 4000, cluster.general)
-        bucket = cluster.node(made.bucket)
-        stored = bucket.rows.blob(made.blob_id)
-        assert stored is not None
-        damage(bucket, stored.number)
-        with pytest.raises((httpx2.RemoteProtocolError, OstError)):
-            await cluster.bob.read(cluster.general, made)
-        await serves_others(cluster)
 
 
 def test_every_code_that_only_http_knows_was_met() -> None:

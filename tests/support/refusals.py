@@ -378,14 +378,14 @@ def the_indexs_call_at_a_bucket(cluster: Cluster) -> Attempt:
 
 
 @refused("data_corrupt", "segment", "offset")
-async def a_damaged_chunk_when_the_last_one_comes(cluster: Cluster) -> Attempt:
-    allocation = await begun(cluster)
-    bucket = cluster.node(allocation.bucket.principal)
-    (number,) = bucket.rows.uploads_of(await cluster.alice.uid())
-    damage(bucket, number)
-    for index in (1, 2):
-        await cluster.alice.push(allocation, index, pieces(DATA)[index], cluster.general)
-    return partial(cluster.alice.push, allocation, 3, pieces(DATA)[3], cluster.general)
+async def a_stored_blob_that_was_damaged(cluster: Cluster) -> Attempt:
+    """Of one chunk: those of several are read, and remembered as verified, when they complete."""
+    made = await cluster.alice.upload(DATA[:2000], cluster.general)
+    bucket = cluster.node(made.bucket)
+    stored = bucket.rows.blob(made.blob_id)
+    assert stored is not None
+    damage(bucket, stored.number)
+    return partial(cluster.bob.read, cluster.general, made)
 
 
 @refused("internal", recovers=False)
