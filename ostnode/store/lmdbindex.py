@@ -8,11 +8,11 @@ its rows add up. The file `state` beside the database says which: `opening`, `ru
 crashed it, and is rebuilt too. Rebuilding is always right, only slower.
 
 LMDB keeps no checksums. Every commit therefore stores how many rows there are and the sum of their
-CRCs; an index that was not closed cleanly is read through once when it is opened (1 to 2 s per million
-rows; a clean one is hashed, 0.1 s per GiB), and one row changed, lost or out of place is found. A
-page so mangled that LMDB itself dies of it leaves `opening` behind. Not detected: damage that comes
-while the index is open, before the next unclean start reads it through, and which a clean close
-would then hash as it is; `ostnode store verify` compares with the log.
+CRCs. An index that was not closed cleanly is read through once when it is opened, about a second
+per million rows; a clean one is hashed, 0.1 s per GiB. One row changed, lost or out of place is
+found. A page so mangled that LMDB itself dies of it leaves `opening` behind. Not detected: damage
+that comes while the index is open, before the next unclean start reads it through, and which a
+clean close would then hash as it is; `ostnode store verify` compares with the log.
 
 Each table (first byte of a key) is a B-tree of its own: keys that only ever grow then fill their
 pages wholly. In one tree for all, LMDB splits the page they share with the next table in halves.
