@@ -38,7 +38,7 @@ def bucket() -> None:
 def status(target: BucketTarget, output: Output) -> None:
     """Print what is stored, what is dead, and how compaction and scrub do."""
     info = _status(target)
-    text = f"{_disk_text(info)}\n{_compaction_text(info)}\n{_scrub_text(info)}"
+    text = "\n\n".join([_disk_text(info), _compaction_text(info), _scrub_text(info)])
     output.result(to_json(info), text)
 
 
@@ -63,7 +63,7 @@ def compact(target: BucketTarget, output: Output, *, dry_run: bool, wait: bool) 
     if info is not None:
         data["freed"] = info.compaction.pass_freed
         data["skipped"] = info.compaction.skipped
-        text = f"{text}\n{_compaction_text(info)}"
+        text = f"{text}\n\n{_compaction_text(info)}"
     output.result(data, text)
 
 
@@ -87,11 +87,11 @@ def scrub(target: BucketTarget, output: Output, *, start: bool, show: bool) -> N
         return
     info = _status(target)
     told = to_json(info)
-    text = f"{_scrub_text(info)}\n{_findings_text(info)}"
+    text = f"{_scrub_text(info)}\n\n{_findings_text(info)}"
     output.result({"scrub": told["scrub"], "findings": told["findings"]}, text)
     if info.scrub.findings:
         raise CommandError(
-            f"{info.scrub.findings} findings of damage",
+            f"damage on record: {info.scrub.findings}",
             "uploading a damaged blob again heals it",
             ExitCode.INTEGRITY,
         )
@@ -149,9 +149,9 @@ async def _ended(
 
 def _progress_text(info: MaintenanceInfo) -> str:
     told = info.compaction
-    return f"{told.doing or told.state}: {told.pass_done} of {told.pass_total} segments, freed " + (
-        size_text(told.pass_freed)
-    )
+    doing = "paused (`ostnode bucket resume`)" if info.paused else told.doing or told.state
+    freed = size_text(told.pass_freed)
+    return f"{doing}: {told.pass_done} of {told.pass_total} segments, freed {freed}"
 
 
 def _disk_text(info: MaintenanceInfo) -> str:
@@ -163,6 +163,7 @@ def _disk_text(info: MaintenanceInfo) -> str:
         "allocated": size_text(info.segments.allocated),
         "dead": f"about {size_text(info.segments.dead)}",
         "corrupt_reads": info.corrupt_reads,
+        "maintenance": "paused" if info.paused else "allowed",
     })
 
 
@@ -210,7 +211,7 @@ def _plan_text(plan: CompactionPlan) -> str:
 def _findings_text(info: MaintenanceInfo) -> str:
     heads = ("damaged", "blob", "accessors", "where", "since")
     rows = [_finding_row(finding) for finding in info.findings]
-    return "\n" + table([heads, *rows]) if rows else "no damage"
+    return table([heads, *rows]) if rows else "no damage"
 
 
 def _finding_row(finding: Finding) -> tuple[str, ...]:

@@ -71,19 +71,22 @@ _EXIT_CODES: Final[Mapping[str, ExitCode]] = {
 _HINTS: Final[Mapping[str, str]] = {
     "not_found": "it is absent, or the token, the accessor or the caller does not fit",
     "unauthenticated": "check --key, and that this computer's clock is right",
-    "token_invalid": "look into it with `ostnode token inspect`; mint one for this caller",
+    "token_invalid": "look into it with `ostnode token inspect`; mint one for this caller; and the "
+    "principal in --index or --bucket must be that of the node at its URL",
     "token_expired": "mint a new one with `ostnode token mint`",
-    "not_authorized": "this call is for the app: pass the app's key with --key",
+    "not_authorized": "pass with --key the key of whoever may do this: the app, or an operator",
     "user_unknown": "register the principal first: `ostnode user add PRINCIPAL --limit SIZE`",
     "allowance_exceeded": "remove something (`ostnode blob rm`) or raise it (`ostnode user set`)",
     "no_bucket": "see `ostnode cluster status`: no bucket is active; wait or start one",
     "busy": "try again in a moment",
     "accessor_deleted": "a deleted accessor never returns: make a new one (`ostnode accessor new`)",
     "hash_mismatch": "the bytes changed on the way: upload again",
-    "unreachable": "check --index and `ostnode cluster status`; is the node running?",
+    "data_corrupt": "uploading the same bytes again heals it",
+    "unreachable": "check --index or --bucket, and `ostnode cluster status`; is the node running?",
     "bad_answer": "check --index: something else, or another version, listens there",
     "integrity": "nothing was kept; fetch it again, and report it if it stays so",
     "source_changed": "upload again when nobody writes the file",
+    "denied": "run this as the user whose file it is; a data directory is the node's",
 }
 
 
@@ -109,6 +112,8 @@ def failure_of(error: BaseException) -> Failure | None:
             return Failure(ExitCode.USAGE, "config", str(config))
         case KeyFileError() as key:
             return Failure(ExitCode.USAGE, "key_file", f"{key.path}: {key.problem}", key.hint)
+        case PermissionError() as denied:
+            return Failure(ExitCode.FAILED, "system", str(denied), _HINTS["denied"])
         case OSError() as system:
             return Failure(ExitCode.FAILED, "system", str(system))
         case other:

@@ -109,6 +109,15 @@ def test_compact_waits_for_its_pass_when_told_to(cli: Cli, bucket: ScriptedBucke
     assert "copying: 0 of 3 segments, freed 0 B" in ask(cli, "compact", "--wait").err
 
 
+def test_a_pause_is_told_to_whoever_looks_or_waits(cli: Cli, bucket: ScriptedBucket) -> None:
+    assert "maintenance    allowed" in ask(cli, "status").out
+    bucket.info = replace(INFO, paused=True)
+    assert "maintenance    paused" in ask(cli, "status").out
+    held = replace(COMPACTION, state="paused", doing="judging", asked=1, pass_total=3)
+    bucket.steps = iter([held, replace(COMPACTION, passes=1, asked=1)])
+    assert "paused (`ostnode bucket resume`): 0 of 3" in ask(cli, "compact", "--wait").err
+
+
 def test_a_restart_while_it_waits_is_told(cli: Cli, bucket: ScriptedBucket) -> None:
     bucket.steps = iter([replace(COMPACTION, asked=1)])
     done = ask(cli, "compact", "--wait")
@@ -122,6 +131,7 @@ def test_scrub_tells_of_damage_with_exit_code_7(cli: Cli, bucket: ScriptedBucket
     bucket.info = replace(INFO, scrub=replace(SCRUB, findings=1), findings=(FINDING,))
     told = ask(cli, "scrub", "--status")
     assert told.code == ExitCode.INTEGRITY
+    assert told.err.splitlines()[0] == "error: damage on record: 1"
     assert str(BLOB) in told.out
     assert CHAT.text(PrincipalKind.ACCESSOR) in told.out
     assert "segment 3 at 4096" in told.out

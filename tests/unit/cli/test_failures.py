@@ -73,6 +73,13 @@ def test_key_files_say_what_to_do(tmp_path) -> None:
     assert failure.message == f"{tmp_path / 'a.key'}: it holds no key"
 
 
+def test_a_file_of_another_user_says_what_to_do() -> None:
+    failure = failure_of(PermissionError(13, "Permission denied", "data"))
+    assert failure is not None
+    assert "'data'" in failure.message
+    assert failure.hint.startswith("run this as the user")
+
+
 def test_groups_are_told_by_what_is_in_them() -> None:
     nested = ExceptionGroup("outer", [ExceptionGroup("inner", [InternalError("deep")])])
     failure = failure_of(nested)
