@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from ostnode.errors import DataCorruptError, NotFoundError
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.uploads import finish
 from ostnode.roles.bucket.findings import clear_finding, fill_gaps, list_findings, record_problem
 from ostnode.roles.bucket.records import Kind
@@ -174,6 +175,32 @@ async def test_b41_a_damaged_chunk_of_an_unfinished_upload_is_pushed_again(autoj
         answer = await kit.push(ALICE, grant, 0, FIRST)
         assert answer.reference is not None
         assert kit.bucket.desk.durable.number(t.PROMISED) == 0
+
+
+async def test_b40_a_chunk_lost_while_the_upload_is_hashed_is_pushed_again(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scrub reads past the page cache, which the hash was made from."""
+    async with Kit().running() as kit:
+        grant, shown = kit.grant(ALICE, DATA), {"accessors": (GENERAL.principal,)}
+        await kit.push(ALICE, grant, 0, FIRST, **shown)
+        await kit.push(ALICE, grant, 1, SECOND, **shown)
+        desk, verify = kit.bucket.desk, Completions._verify
+
+        async def verify_and_scrub(completions, number, upload):
+            verified = await verify(completions, number, upload)
+            place = desk.state.own_chunk(number, 0).extent
+            found = Problem(Damage.PAYLOAD, *place, Kind.CHUNK, blob_of(DATA), number, 0)
+            await desk.decide(partial(record_problem, problem=found, now=NOW))
+            return verified
+
+        monkeypatch.setattr(Completions, "_verify", verify_and_scrub)
+        assert await kit.push(ALICE, grant, 2, THIRD, **shown) == m.PushResult(1)
+        assert not kit.stored
+        monkeypatch.undo()
+        answer = await kit.push(ALICE, grant, 0, FIRST, **shown)
+        assert answer.reference is not None
+        assert await kit.read(ALICE, GENERAL, DATA) == DATA
 
 
 async def test_b64_an_upload_that_leans_on_a_damaged_copy_is_not_lost(damaged: Kit) -> None:

@@ -114,6 +114,9 @@ def finish(
         raise GrantExpiredError("the grant is over; allocate again")
     if must_come_again(draft, number, upload):
         return None
+    left = missing(draft, number, upload)
+    if left:  # found damaged after they were hashed: dropped, to be pushed again
+        return m.PushResult(left)
     if not verified:
         close_upload(draft, upload, Reason.HASH_MISMATCH)
         return HashMismatchError()
