@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 import trio
@@ -84,11 +84,13 @@ class Admitted:
     given back when it ends.
     """
 
+    __slots__ = ("_admission", "_nbytes")
+
     def __init__(self, admission: Admission, nbytes: int) -> None:
         self._admission, self._nbytes = admission, nbytes
 
-    async def __aenter__(self) -> None:
-        await self._admission.enter(self._nbytes)
+    def __aenter__(self) -> Awaitable[None]:
+        return self._admission.enter(self._nbytes)
 
     async def __aexit__(
         self,

@@ -45,14 +45,16 @@ _KEY_CONTEXT: Final = "ostnode 2025 segment store: header and trailer checksums"
 
 # magic, version, generation, number, uuid, owner, created, first sequence, first batch, checksum
 _SEGMENT: Final = struct.Struct("<8sIIQ16s32sQQQ16s")
-# magic, kind, flags, version, payload length, chunk index, seq, batch, number, blob, digest, check
-_RECORD: Final = struct.Struct("<4sBBHIIQQQ32s16s8s")
+# magic, kind, flags, version, payload length, chunk index, seq, batch, number, blob, digest, and
+# the check, which is made with the record's offset in its place
+_RECORD: Final = struct.Struct("<4sBBHIIQQQ32s16sQ")
 # blob, seq, batch, number, offset, payload length, chunk index, kind, flags, version, pad, digest
 _ENTRY: Final = struct.Struct(">32sQQQQIIBBH4s16s")
 ENTRY_GLANCE: Final = struct.Struct(">40xQ25xB22x")
 """Batch and flags of a footer entry: whether it need be parsed at all."""
-# magic, offset of the seal record, entries, reserved, last seq, last batch, digest, checksum
-_TRAILER: Final = struct.Struct("<8sQIIQQ16s8s")
+# magic, offset of the seal record, entries, reserved, last seq, last batch, digest, and the check,
+# made likewise
+_TRAILER: Final = struct.Struct("<8sQIIQQ16sQ")
 _OFFSET: Final = struct.Struct("<Q")
 
 assert _SEGMENT.size <= _SECOND_COPY_AT
@@ -80,6 +82,11 @@ def payload_digest(payload: Buffer) -> bytes:
 def segment_key(uuid: bytes) -> bytes:
     """The key of a segment's checksums."""
     return blake3(uuid, derive_key_context=_KEY_CONTEXT).digest()
+
+
+def _with_check(key: bytes, packed: bytes) -> bytes:
+    """What ends with the offset it is for, with the checksum of all that in the offset's place."""
+    return packed[:-8] + blake3(packed, key=key).digest(length=8)
 
 
 def _check(key: bytes, data: bytes, offset: int) -> bytes:
@@ -140,10 +147,16 @@ class RecordHeader(NamedTuple):
 
     def pack(self, key: bytes, offset: int) -> bytes:
         """96 bytes, valid only in the segment of `key` and at `offset`."""
-        place = (self.length, self.chunk_index, self.seq, self.batch, self.number)
-        fields = (RECORD_MAGIC, self.kind, self.flags, FORMAT_VERSION, *place)
-        body = _RECORD.pack(*fields, self.blob, self.digest, b"")[:-8]
-        return body + _check(key, body, offset)
+        kind, flags, length, index, seq, batch, number, blob, digest = self
+        what = (RECORD_MAGIC, kind, flags, FORMAT_VERSION)
+        place = (length, index, seq, batch, number)
+        return _with_check(key, _RECORD.pack(*what, *place, blob, digest, offset))
+
+    def pack_entry(self, offset: int) -> bytes:
+        """The 96 bytes that a footer has for it: they sort by blob, then sequence."""
+        kind, flags, length, index, seq, batch, number, blob, digest = self
+        place = (seq, batch, number, offset, length, index)
+        return _ENTRY.pack(blob, *place, kind, flags, FORMAT_VERSION, b"", digest)
 
     @classmethod
     def parse(cls, data: bytes, key: bytes, offset: int) -> Self | None:
@@ -164,10 +177,7 @@ class FooterEntry(NamedTuple):
 
     def pack(self) -> bytes:
         """96 bytes that sort by blob, then sequence."""
-        head = self.header
-        place = (head.seq, head.batch, head.number, self.offset, head.length, head.chunk_index)
-        what = (head.kind, head.flags, FORMAT_VERSION)
-        return _ENTRY.pack(head.blob, *place, *what, b"", head.digest)
+        return self.header.pack_entry(self.offset)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -193,8 +203,7 @@ class Trailer:
     def pack(self, key: bytes, offset: int) -> bytes:
         """64 bytes, valid only in the segment of `key` and at `offset`."""
         place = (self.seal_offset, self.entries, 0, self.last_seq, self.last_batch)
-        body = _TRAILER.pack(_TRAILER_MAGIC, *place, self.digest, b"")[:-8]
-        return body + _check(key, body, offset)
+        return _with_check(key, _TRAILER.pack(_TRAILER_MAGIC, *place, self.digest, offset))
 
     @classmethod
     def parse(cls, data: bytes, key: bytes, offset: int) -> Self | None:

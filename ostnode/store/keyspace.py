@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ostnode.store.format import record_bytes
 from ostnode.store.record import Extent, Record
-from ostnode.store.sortedmap import SortedMap, new_sorted_map
+from ostnode.store.sortedmap import KeyOrder
 
 KEY_BYTES_MAX: Final = 480
 """LMDB refuses keys over 511 bytes."""
@@ -172,14 +172,15 @@ class Overlay(Writer):
 
     def __init__(self, index: KeyIndex) -> None:
         self._index = index
-        self._entries: SortedMap[_Entry] = new_sorted_map()
+        self._entries: dict[bytes, _Entry] = {}
+        self._order = KeyOrder()
         self._changes: Changes | None = None
         self._undo: list[tuple[bytes, _Entry | None, bytes | _Absent | None]] = []
         self._retired = 0
 
     @override
     def get(self, key: bytes) -> bytes | None:
-        entry = self._entries.get(key, None)
+        entry = self._entries.get(key)
         return self._index.get(key) if entry is None else entry[0]
 
     @override
@@ -202,7 +203,10 @@ class Overlay(Writer):
         if self._changes is None:
             raise RuntimeError("the key space is changed by reducers only")
         changes = self._changes
-        self._undo.append((key, self._entries.get(key, None), changes.get(key, _ABSENT)))
+        before = self._entries.get(key)
+        if before is None:
+            self._order.add(key)
+        self._undo.append((key, before, changes.get(key, _ABSENT)))
         self._entries[key] = (value, changes)
         changes[key] = value
 
@@ -230,7 +234,7 @@ class Overlay(Writer):
     def _take_back(self, changes: Changes) -> None:
         for key, entry, change in reversed(self._undo):
             if entry is None:
-                del self._entries[key]
+                self._drop(key)
             else:
                 self._entries[key] = entry
             if isinstance(change, _Absent):
@@ -247,8 +251,12 @@ class Overlay(Writer):
         entries = self._entries
         for key in changes:
             if entries[key][1] is changes:
-                del entries[key]
+                self._drop(key)
         self._retired += 1
+
+    def _drop(self, key: bytes) -> None:
+        del self._entries[key]
+        self._order.discard(key)
 
     @override
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[Row]:
@@ -256,7 +264,7 @@ class Overlay(Writer):
         pages = _Pages(self._index, high)
         while True:
             row = pages.first(low, self._retired)
-            key = self._first(low, high)
+            key = self._order.first(low, high)
             if key is not None and (row is None or key <= row[0]):
                 value = self._entries[key][0]
             elif row is not None:
@@ -266,14 +274,6 @@ class Overlay(Writer):
             low = key + b"\0"
             if value is not None:
                 yield key, value
-
-    def _first(self, low: bytes, high: bytes | None) -> bytes | None:
-        """The first staged key with low ≤ key < high."""
-        at = self._entries.bisect_left(low)
-        if at == len(self._entries):
-            return None
-        key, _ = self._entries.peekitem(at)
-        return key if high is None or key < high else None
 
 
 class _Pages:

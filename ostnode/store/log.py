@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from typing_extensions import Buffer
-
 from ostnode.env import Clock, Rng
 from ostnode.store.format import SegmentHeader
 from ostnode.store.keyspace import Covered, KeyIndex
@@ -68,8 +66,7 @@ class Log:
             self._segment.seal(batch.offset, batch.records[0].seq, batch.number)
             self.close()
             return
-        payloads: list[Buffer] = [placed.new.payload for placed in batch.records]
-        self._segment.append(batch.offset, batch.headers(), payloads)
+        self._segment.append(batch.offset, batch.headers(), batch.payloads)
         self._covered = Covered(batch.segment, self._segment.header.uuid, batch.number)
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class SegmentWriter:
                 joined.clear()
             else:
                 joined.append(payload)
-            entries += FooterEntry(header, at).pack()
+            entries += header.pack_entry(at)
             padding = -header.length % ALIGNMENT
             joined.append(_PADDING[:padding])
             at += RECORD_HEADER_BYTES + header.length + padding

@@ -1,4 +1,4 @@
-"""`sortedcontainers.SortedDict` with bytes keys and types; the library comes without any."""
+"""Ordered keys on `sortedcontainers`, with types; the library comes without any."""
 
 from __future__ import annotations
 
@@ -31,14 +31,6 @@ class SortedMap(Protocol[V]):
         """As of a dict."""
         ...
 
-    def bisect_left(self, key: bytes) -> int:
-        """How many keys are less than `key`."""
-        ...
-
-    def peekitem(self, index: int) -> tuple[bytes, V]:
-        """The item at `index` in the order of keys."""
-        ...
-
     def irange(
         self, minimum: bytes, maximum: bytes | None, inclusive: tuple[bool, bool]
     ) -> Iterator[bytes]:
@@ -49,3 +41,33 @@ class SortedMap(Protocol[V]):
 def new_sorted_map() -> SortedMap[V]:
     """An empty map."""
     return cast("SortedMap[V]", sortedcontainers.SortedDict())
+
+
+class KeyOrder:
+    """A set of keys that is put in order when somebody asks for it.
+
+    Most of what is staged is durable, and gone from here, before anybody does.
+    """
+
+    def __init__(self) -> None:
+        self._sorted = sortedcontainers.SortedList()
+        self._new: set[bytes] = set()
+
+    def add(self, key: bytes) -> None:
+        """Add a key that is not in it."""
+        self._new.add(key)
+
+    def discard(self, key: bytes) -> None:
+        """Remove a key that is in it."""
+        if key in self._new:
+            self._new.remove(key)
+        else:
+            self._sorted.remove(key)
+
+    def first(self, low: bytes, high: bytes | None) -> bytes | None:
+        """The first key with low ≤ key < high; None as `high` is no bound."""
+        if self._new:
+            self._sorted.update(self._new)
+            self._new.clear()
+        key: bytes | None = next(self._sorted.irange(low, high, (True, False)), None)
+        return key

@@ -6,12 +6,14 @@ segment is used only when its file is there; groups with bulk payloads leave roo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import trio
+from typing_extensions import Buffer
 
 from ostnode.store.errors import StoreFullError
 from ostnode.store.format import (
@@ -24,7 +26,14 @@ from ostnode.store.format import (
     seal_bytes,
 )
 from ostnode.store.keyspace import Changes
-from ostnode.store.record import KIND_MARKER, KIND_SEAL, ROLE_KIND_MAX, Extent, NewRecord
+from ostnode.store.record import (
+    KIND_MARKER,
+    KIND_SEAL,
+    ROLE_KIND_MAX,
+    Extent,
+    NewRecord,
+    Record,
+)
 
 SEGMENT_RECORDS_MAX: Final = 65_536
 """Records per segment, whatever their size: bounds the footer (6 MiB) kept for the open segment."""
@@ -37,22 +46,6 @@ _SLACK_BYTES: Final = 1 << 10
 """What a group may take beyond what was asked for it: its headers and their entries in the seal."""
 
 
-class Placed(NamedTuple):
-    """A record with everything decided but its batch flags."""
-
-    new: NewRecord
-    seq: int
-    batch: int
-    extent: Extent
-    digest: bytes
-
-    def header(self, flags: int) -> RecordHeader:
-        """Its header once its place in the batch is final."""
-        new, length = self.new, self.extent.length
-        numbers = (length, new.chunk_index, self.seq, self.batch, new.number)
-        return RecordHeader(new.kind, flags, *numbers, new.blob, self.digest)
-
-
 @dataclass(slots=True, eq=False)
 class Batch:
     """What one sync makes durable, all or nothing."""
@@ -61,7 +54,9 @@ class Batch:
     segment: int
     offset: int
     end: int
-    records: list[Placed] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    payloads: list[Buffer] = field(default_factory=list)
+    """What is written for them, also for bulk kinds."""
     changes: Changes = field(default_factory=dict)
     done: trio.Event = field(default_factory=trio.Event)
     durable: bool = False
@@ -69,12 +64,12 @@ class Batch:
     @property
     def seals(self) -> bool:
         """Whether it closes its segment; its payload is made when it is written."""
-        return self.records[-1].new.kind == KIND_SEAL
+        return self.records[-1].kind == KIND_SEAL
 
     @property
     def is_ours(self) -> bool:
         """Whether it is a marker or a seal: the store's own, which no group joins."""
-        return self.records[0].new.kind > ROLE_KIND_MAX
+        return self.records[0].kind > ROLE_KIND_MAX
 
     @property
     def next_seq(self) -> int:
@@ -88,11 +83,26 @@ class Batch:
 
     def headers(self) -> list[RecordHeader]:
         """The records' headers, with the batch's flags."""
-        last = len(self.records) - 1
+        flags = [0] * len(self.records)
+        flags[0] |= FLAG_FIRST
+        flags[-1] |= FLAG_END
         return [
-            placed.header((FLAG_FIRST if i == 0 else 0) | (FLAG_END if i == last else 0))
-            for i, placed in enumerate(self.records)
+            RecordHeader(kind, flag, extent.length, index, seq, batch, number, blob, digest)
+            for flag, (kind, seq, batch, number, index, blob, _, digest, extent) in zip(
+                flags, self.records, strict=True
+            )
         ]
+
+    def find(self, extent: Extent) -> int | None:
+        """The place among its records of the one at `extent`; None when it is not here."""
+        if extent.segment != self.segment or not self.offset <= extent.offset < self.end:
+            return None
+        place = bisect_left(self.records, extent.offset, key=_offset)
+        return place if self.records[place].extent == extent else None
+
+
+def _offset(record: Record) -> int:
+    return record.extent.offset
 
 
 class Want(NamedTuple):
@@ -114,7 +124,8 @@ class Position:
 class Plan(NamedTuple):
     """Where a group would go. Nothing is changed until it is accepted."""
 
-    records: list[Placed]
+    records: list[Record]
+    payloads: list[Buffer]
     batch: Batch
     seal: Batch | None
     nbytes: int
@@ -133,6 +144,7 @@ class Staging:
         segment_bytes: int,
         batch_bytes_max: int,
         ahead_bytes: int = 0,
+        bulk_kinds: Set[int] = frozenset(),
     ) -> None:
         self.queue: deque[Batch] = deque()
         self.next_seq = position.next_seq
@@ -151,6 +163,9 @@ class Staging:
         self._batch_bytes_max = batch_bytes_max
         self._ahead_bytes = max(ahead_bytes, segment_bytes // _AHEAD_PART)
         self._kept_bytes = min(_METADATA_BYTES_MAX, segment_bytes // _METADATA_PART)
+        kept_records = self._kept_bytes // _METADATA_RECORD_BYTES
+        self._kept_records = min(SEGMENT_RECORDS_MAX // _METADATA_PART, kept_records)
+        self._bulk_kinds = bulk_kinds
 
     @property
     def room_bytes(self) -> int:
@@ -194,32 +209,45 @@ class Staging:
         self._missed = True
         return False
 
-    def plan(self, records: Sequence[NewRecord], *, bulk: bool = False) -> Plan:
+    def has_bulk(self, group: Sequence[NewRecord]) -> bool:
+        """Whether a group has a bulk payload."""
+        return any(new.kind in self._bulk_kinds for new in group)
+
+    def plan(self, group: Sequence[NewRecord]) -> Plan:
         """Place a group. Raises ValueError when it is empty or fits no segment, StoreFullError
         when it finds no room in the files that are there.
         """
-        if not records:
+        if not group:
             raise ValueError("a group has at least one record")
-        lengths = [memoryview(record.payload).nbytes for record in records]
-        total = sum(map(record_bytes, lengths))
+        lengths, total, bulk = [], 0, False
+        for new in group:
+            length = memoryview(new.payload).nbytes
+            lengths.append(length)
+            total += record_bytes(length)
+            bulk = bulk or new.kind in self._bulk_kinds
         seq, number = self.next_seq, self._next_batch
         segment, offset, seal = self._segment, self._offset, None
         batch = self._joinable(total)
-        if not self._fits_here(total, len(records), bulk=bulk):
-            self._check_next(total, len(records), bulk=bulk)
+        if not self._fits_here(total, len(group), bulk=bulk):
+            self._check_next(total, len(group), bulk=bulk)
             seal = self._seal()
             batch, seq, number = None, seq + 1, number + 1
             segment, offset = self._following, SEGMENT_HEADER_BYTES
         if batch is None:
             batch = Batch(number, segment, offset, offset)
-        placed = []
-        for record, length in zip(records, lengths, strict=True):
+        records = []
+        for new, length in zip(group, lengths, strict=True):
             extent = Extent(segment, offset, length)
-            digest = record.digest or payload_digest(record.payload)
-            placed.append(Placed(record, seq, batch.number, extent, digest))
+            records.append(self._placed(new, seq, batch.number, extent))
             seq += 1
             offset += record_bytes(length)
-        return Plan(placed, batch, seal, total)
+        return Plan(records, [new.payload for new in group], batch, seal, total)
+
+    def _placed(self, new: NewRecord, seq: int, batch: int, extent: Extent) -> Record:
+        kind, payload, blob, number, index, digest = new
+        digest = digest or payload_digest(payload)
+        payload = b"" if kind in self._bulk_kinds else bytes(payload)
+        return Record(kind, seq, batch, number, index, blob, payload, digest, extent)
 
     def accept(self, plan: Plan) -> None:
         """Make a plan true; no other plan may have been accepted in between."""
@@ -231,6 +259,7 @@ class Staging:
             self.queue.append(batch)
             self._next_batch = batch.number + 1
         batch.records += plan.records
+        batch.payloads += plan.payloads
         batch.end += plan.nbytes
         self._offset = batch.end
         self._entries += len(plan.records)
@@ -288,8 +317,7 @@ class Staging:
     def _fits(self, room: int, records: int, nbytes: int, *, bulk: bool) -> bool:
         """Whether `nbytes` more fit beside the seal of so many records; bulk leaves some room."""
         if bulk:
-            kept = self._kept_bytes // _METADATA_RECORD_BYTES
-            records += min(SEGMENT_RECORDS_MAX // _METADATA_PART, kept)
+            records += self._kept_records
             room -= self._kept_bytes
         return nbytes <= room - seal_bytes(records) and records <= SEGMENT_RECORDS_MAX
 
@@ -302,6 +330,6 @@ class Staging:
 
     def _seal(self) -> Batch:
         extent = Extent(self._segment, self._offset, 0)
-        record = Placed(NewRecord(KIND_SEAL), self.next_seq, self._next_batch, extent, b"")
+        seal = self._placed(NewRecord(KIND_SEAL), self.next_seq, self._next_batch, extent)
         end = self._offset + seal_bytes(self._entries)
-        return Batch(self._next_batch, self._segment, self._offset, end, [record])
+        return Batch(self._next_batch, self._segment, self._offset, end, [seal])

@@ -34,14 +34,13 @@ from ostnode.store.record import (
     Extent,
     NewRecord,
     Problem,
-    Record,
     SpaceInfo,
 )
 from ostnode.store.recovery import Recovered, recover
 from ostnode.store.schema import Schema
 from ostnode.store.scrub import Scrubber, ScrubSlice
 from ostnode.store.space import Space
-from ostnode.store.staging import Batch, Placed, Staging
+from ostnode.store.staging import Batch, Staging
 from ostnode.store.writer import GroupCommit
 
 SEGMENT_BYTES_MIN: Final = 16 << 10
@@ -70,7 +69,7 @@ class StoreOptions:
             raise ValueError(f"a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Staged:
     """Records that are in the log's order and in `state`, on their way to the disk."""
 
@@ -122,6 +121,7 @@ class Store:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._commit, self._staging = parts.commit, parts.staging
+        self._overlay, self._reduce = parts.overlay, parts.schema.reduce
         self.state = parts.overlay
         self.durable = DurableReader(parts.index)
         self.problems = tuple(parts.recovered.problems)
@@ -169,18 +169,11 @@ class Store:
         """
         for record in records:
             _check(record)
-        bulk = any(record.kind in self._parts.schema.bulk_kinds for record in records)
-        plan = self._commit.plan(records, bulk=bulk)
-        new = map(self._record, plan.records)
-        self._parts.overlay.apply(new, self._parts.schema.reduce, plan.batch.changes)
+        plan = self._commit.plan(records)
+        self._overlay.apply(plan.records, self._reduce, plan.batch.changes)
         self._commit.accept(plan)
-        return Staged(range(plan.records[0].seq, self.next_seq), plan.batch, self._commit)
-
-    def _record(self, placed: Placed) -> Record:
-        new = placed.new
-        payload = b"" if new.kind in self._parts.schema.bulk_kinds else bytes(new.payload)
-        numbers = (placed.seq, placed.batch, new.number, new.chunk_index)
-        return Record(new.kind, *numbers, new.blob, payload, placed.digest, placed.extent)
+        seqs = range(plan.records[0].seq, self._staging.next_seq)
+        return Staged(seqs, plan.batch, self._commit)
 
     async def commit(self, records: Sequence[NewRecord]) -> Staged:
         """Stage a group, wait for its room if need be, and until it is durable."""
@@ -206,11 +199,11 @@ class Store:
         offset = min(offset, extent.length)
         rest = extent.length - offset
         length = rest if length is None else min(length, rest)
-        placed = self._commit.pending(extent)
-        if placed is None:
+        pending = self._commit.pending(extent)
+        if pending is None:
             return await self._parts.reading.read(extent, offset, length)
         await trio.lowlevel.checkpoint()
-        return memoryview(placed.new.payload).cast("B")[offset : offset + length]
+        return memoryview(pending[1]).cast("B")[offset : offset + length]
 
     async def scrub(self, after_seq: int, pace: Pace) -> ScrubSlice:
         """Check some of what lies behind `after_seq` in the log; one caller at a time.
@@ -225,8 +218,8 @@ class Store:
 
         Reads 96 bytes inline: a reducer that needs it often keeps `Record.digest` instead.
         """
-        placed = self._commit.pending(extent)
-        return self._parts.reading.digest(extent) if placed is None else placed.digest
+        pending = self._commit.pending(extent)
+        return self._parts.reading.digest(extent) if pending is None else pending[0].digest
 
     def space(self) -> SpaceInfo:
         """Bytes of the file system, free for this store, and in its segments.
@@ -335,6 +328,7 @@ def _put_together(
         options.segment_bytes,
         options.batch_bytes_max,
         ahead_bytes=options.queue_bytes_max,
+        bulk_kinds=schema.bulk_kinds,
     )
 
     def written(batch: Batch) -> None:
@@ -385,11 +379,12 @@ async def _writing(commit: GroupCommit) -> AsyncIterator[None]:
 
 
 def _check(record: NewRecord) -> None:
-    if not 0 < record.kind <= ROLE_KIND_MAX:
-        raise ValueError(f"kind {record.kind} is not a role's (1 to {ROLE_KIND_MAX})")
-    if len(record.blob) != len(ZERO_32):
-        raise ValueError(f"a blob id has 32 bytes, not {len(record.blob)}")
-    if len(record.digest) not in {0, DIGEST_BYTES}:
-        raise ValueError(f"a digest has {DIGEST_BYTES} bytes, not {len(record.digest)}")
-    if not (0 <= record.number < 1 << 64 and 0 <= record.chunk_index < 1 << 32):
+    kind, _, blob, number, index, digest = record
+    if not 0 < kind <= ROLE_KIND_MAX:
+        raise ValueError(f"kind {kind} is not a role's (1 to {ROLE_KIND_MAX})")
+    if len(blob) != len(ZERO_32):
+        raise ValueError(f"a blob id has 32 bytes, not {len(blob)}")
+    if digest and len(digest) != DIGEST_BYTES:
+        raise ValueError(f"a digest has {DIGEST_BYTES} bytes, not {len(digest)}")
+    if not (0 <= number < 1 << 64 and 0 <= index < 1 << 32):
         raise ValueError("number or chunk index out of range")

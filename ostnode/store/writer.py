@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
+from typing_extensions import Buffer
 
 from ostnode.env import Worker
 from ostnode.store.admission import Admission
 from ostnode.store.errors import NoSpaceError, StoreFailedError, StoreFullError
 from ostnode.store.format import SEGMENT_HEADER_BYTES
-from ostnode.store.record import Extent, NewRecord
+from ostnode.store.record import Extent, NewRecord, Record
 from ostnode.store.space import Space
-from ostnode.store.staging import Batch, Placed, Plan, Staging, Want
+from ostnode.store.staging import Batch, Plan, Staging, Want
 from ostnode.store.upkeep import Upkeep
 
 RECHECK_S: Final = 1.0
@@ -42,7 +43,6 @@ class GroupCommit:
     ) -> None:
         self._staging, self._worker, self._write, self._retire = staging, worker, write, retire
         self._space, self._marker_delay_s = space, marker_delay_s
-        self._pending: dict[tuple[int, int], Placed] = {}
         self._unfinished: dict[int, Batch] = {}
         self._idle_since = 0.0
         self._closing = False
@@ -79,14 +79,14 @@ class GroupCommit:
         if self._is_stuck:
             raise StoreFullError(nbytes, self._space.free)
 
-    def plan(self, records: Sequence[NewRecord], *, bulk: bool) -> Plan:
+    def plan(self, group: Sequence[NewRecord]) -> Plan:
         """Place a group; raises StoreFailedError, StoreFullError, or ValueError."""
         self.check_open()
-        if self._is_stuck or (bulk and not self._space.whole):
-            nbytes = sum(memoryview(record.payload).nbytes for record in records)
+        if not self.takes_bulk and (self._is_stuck or self._staging.has_bulk(group)):
+            nbytes = sum(memoryview(new.payload).nbytes for new in group)
             raise StoreFullError(nbytes, self._space.free)
         try:
-            return self._staging.plan(records, bulk=bulk)
+            return self._staging.plan(group)
         except StoreFullError:
             self._work.set()
             raise
@@ -138,8 +138,6 @@ class GroupCommit:
         self._staging.accept(plan)
         self.admission.take(plan.nbytes)
         self._unfinished[plan.batch.number] = plan.batch
-        for placed in plan.records:
-            self._pending[placed.extent.segment, placed.extent.offset] = placed
         self._work.set()
 
     def keep_up(self, upkeep: Upkeep) -> None:
@@ -153,9 +151,13 @@ class GroupCommit:
         self._broken = error
         self._work.set()
 
-    def pending(self, extent: Extent) -> Placed | None:
-        """The record at `extent` when it is staged and not durable yet."""
-        return self._pending.get((extent.segment, extent.offset))
+    def pending(self, extent: Extent) -> tuple[Record, Buffer] | None:
+        """The record at `extent`, and its payload, when it is staged and not durable yet."""
+        for batch in self._unfinished.values():
+            place = batch.find(extent)
+            if place is not None:
+                return batch.records[place], batch.payloads[place]
+        return None
 
     async def wait(self, batch: Batch) -> None:
         """Return once a batch is durable; StoreFailedError when that may never be."""
@@ -254,18 +256,13 @@ class GroupCommit:
         opened = SEGMENT_HEADER_BYTES if batch.offset == SEGMENT_HEADER_BYTES else 0
         self.written += opened + batch.nbytes
         self.batches += bool(batch.records)  # an upkeep of the key index has none
-        batch.durable = True
-        self._finish(batch)
-
-    def _abandon(self) -> None:
-        """Nothing more will be written: those who wait hear of it."""
-        for batch in list(self._unfinished.values()):
-            self._finish(batch)
-
-    def _finish(self, batch: Batch) -> None:
         if self._unfinished.pop(batch.number, None) is not None:
             self.admission.give_back(batch.nbytes)
-        if batch.durable:
-            for placed in batch.records:
-                self._pending.pop((placed.extent.segment, placed.extent.offset), None)
+        batch.durable = True
         batch.done.set()
+
+    def _abandon(self) -> None:
+        """Nothing more will be written: those who wait hear of it. It can still be read."""
+        for batch in self._unfinished.values():
+            self.admission.give_back(batch.nbytes)
+            batch.done.set()

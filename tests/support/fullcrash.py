@@ -63,8 +63,8 @@ async def _stage(store: Store, history: History, records: list[NewRecord]) -> St
     async with store.admit(10_000):
         staged = store.stage(records)
     history.shown.append(dump(store.state))
-    for placed in staged._batch.records:
-        history.payloads[placed.extent.pack()] = bytes(placed.new.payload)
+    for record, payload in zip(staged._batch.records, staged._batch.payloads, strict=True):
+        history.payloads[record.extent.pack()] = bytes(payload)
     return staged
 
 

@@ -74,8 +74,9 @@ async def work(store: Store, history: History, rng: Random, groups: int) -> None
                 number = len(history.shown)
                 staged = store.stage(group(rng, number))
                 history.shown.append(dump(store.state))
-                for placed in staged._batch.records:
-                    history.payloads[placed.extent.pack()] = bytes(placed.new.payload)
+                batch = staged._batch
+                for record, payload in zip(batch.records, batch.payloads, strict=True):
+                    history.payloads[record.extent.pack()] = bytes(payload)
             await staged.wait()
             history.acknowledged = max(history.acknowledged, number)
 

@@ -33,7 +33,7 @@ def test_b57_records_staged_behind_a_waiting_marker_get_a_marker_of_their_own() 
     staging.close_burst()
     batch = staged(staging, "b")
     assert [len(waiting.records) for waiting in staging.queue] == [1, 1]
-    assert staging.queue[0].records[0].new.kind == KIND_MARKER
+    assert staging.queue[0].records[0].kind == KIND_MARKER
     assert staging.queue[1] is batch
     assert batch.number == staging.queue[0].number + 1
     assert batch.offset == staging.queue[0].end
