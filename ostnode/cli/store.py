@@ -13,20 +13,29 @@ from rich.console import Console
 from ostnode.cli.failures import CommandError, ExitCode
 from ostnode.cli.output import Output, Value, json_option, pass_output
 from ostnode.cli.progress import bars
-from ostnode.cli.storetext import inspection_text, line_json, segment_json, totals_json
+from ostnode.cli.storetext import (
+    inspection_text,
+    line_json,
+    problem_json,
+    segment_json,
+    totals_json,
+)
 from ostnode.cli.verifytext import accessors_of, verified_json, verified_text
 from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.store.disk import Disk, RealDisk
 from ostnode.store.errors import StoreLockedError, StoreOwnerError
 from ostnode.store.indexview import IndexView
-from ostnode.store.inspection import Inspected, Inspector, Line, LooseFiles, lock_holder
-from ostnode.store.keyspace import DurableReader, Reader
+from ostnode.store.inspection import Inspected, Inspector, Line, LooseFile, lock_holder
+from ostnode.store.keyspace import Covered, DurableReader, Reader
 from ostnode.store.layout import Layout, read_layout
-from ostnode.store.segment import segment_name, segment_number
-from ostnode.store.verification import Progress, Verifier
+from ostnode.store.record import Damage
+from ostnode.store.segment import read_header, segment_name, segment_number
+from ostnode.store.verification import Progress, Verified, Verifier
 
 _RECORDS_MAX = 10_000
-_NO_DIRECTORY = "name a bucket's data directory (data_dir in its config), or a .seg file"
+_NO_DIRECTORY = (
+    "name a bucket's data directory (data_dir in its config); `inspect` takes a .seg file too"
+)
 
 
 @click.group()
@@ -35,7 +44,7 @@ def store() -> None:
 
 
 @store.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(readable=False, path_type=Path))
 @click.option("--records", is_flag=True, help="List records too.")
 @click.option("--after", type=click.IntRange(0), default=0, help="List those after this sequence.")
 @click.option(
@@ -55,16 +64,21 @@ def inspect(output: Output, *, path: Path, records: bool, after: int, limit: int
     `ostnode store verify` does that.
     """
     page = _Page(after, limit)
-    with _rows(path if path.is_dir() else path.absolute().parent.parent) as rows:
+    disk, layout = _files(path)
+    data_dir = path if path.is_dir() else path.absolute().parent.parent
+    with _rows(data_dir) as rows:
         inspector = Inspector(BucketSchema(), rows, page.add if records else None)
-        segments = list(_segments(path, inspector))
+        segments = list(_segments(disk, layout, inspector))
+    # Where a file stands alone, it is no matter what comes before it.
+    problems = [one for one in layout.problems() if path.is_dir() or one.what is not Damage.GAP]
     data: dict[str, Value] = {
         "path": str(path),
-        "in_use_by": lock_holder(path) if path.is_dir() else None,
+        "in_use_by": lock_holder(data_dir),
         "bucket": next((item["bucket"] for item in segments if item["bucket"]), None),
         "key_index": "unknown" if rows is None else "read",
         "segments": segments,
-        "totals": totals_json(segments),
+        "problems": [problem_json(one) for one in problems],
+        "totals": totals_json(segments, len(problems)),
     }
     if records:
         data["records"] = [line_json(line) for line in page.lines]
@@ -73,16 +87,15 @@ def inspect(output: Output, *, path: Path, records: bool, after: int, limit: int
 
 
 @store.command("verify")
-@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.argument("data_dir", type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--rebuild-index",
     is_flag=True,
     help="Put a key index made from the log in the place of one that differs.",
 )
 @json_option
-@click.pass_context
 @pass_output
-def verify(output: Output, ctx: click.Context, *, data_dir: Path, rebuild_index: bool) -> None:
+def verify(output: Output, *, data_dir: Path, rebuild_index: bool) -> None:
     """Check everything in DATA_DIR, the data directory of a bucket that is stopped.
 
     Every record is read, and the key index is compared with one made from the log; that takes as
@@ -106,8 +119,15 @@ def verify(output: Output, ctx: click.Context, *, data_dir: Path, rebuild_index:
         disk.unlock()
     output.result(verified_json(data_dir, found), verified_text(found))
     cured = found.rows_differing + found.index_damaged if found.is_replaced else 0
-    if found.finding_count > cured:
-        ctx.exit(ExitCode.INTEGRITY)
+    damaged = found.finding_count - cured
+    if damaged:
+        raise CommandError(f"damage found: {damaged}", _remedy(found), ExitCode.INTEGRITY)
+
+
+def _remedy(found: Verified) -> str:
+    if any(finding.problem for finding in found.findings):
+        return "a bucket that is started serves the rest; uploading a damaged blob again heals it"
+    return "--rebuild-index puts a key index made from the log in its place"
 
 
 @contextmanager
@@ -143,30 +163,50 @@ def _rows(data_dir: Path) -> Iterator[Reader | None]:
     """The key space as far as the key index has followed the log; None when it cannot be read."""
     view = IndexView(data_dir / "keyindex")
     try:
-        yield None if view.open() is None else DurableReader(view)
+        covered = view.open()
+        is_of_it = covered is not None and _has_followed(covered, RealDisk(data_dir))
+        yield DurableReader(view) if is_of_it else None
     finally:
         view.close()
 
 
-def _segments(path: Path, inspector: Inspector) -> Iterator[dict[str, Value]]:
+def _has_followed(covered: Covered, disk: Disk) -> bool:
+    """Whether a key index is of this very log, and not of another bucket's."""
+    try:
+        file = disk.open(segment_name(covered.segment))
+    except FileNotFoundError:
+        return False
+    try:
+        header = read_header(file)
+    finally:
+        file.close()
+    return header is not None and header.uuid == covered.uuid
+
+
+def _files(path: Path) -> tuple[Disk, Layout]:
+    """The segments that PATH means."""
     if path.is_dir():
-        disk, layout = RealDisk(path), _layout(path)
-        states = _states(layout)
-        for number, state in states.items():
-            found = _inspect(disk, number, inspector)
-            if found is not None:
-                yield segment_json(segment_name(number), state, *found)
-        return
-    named = segment_number(path.name)
-    if named is None or not path.is_file():
+        layout = _layout(path)
+        # A compaction may have swapped files under the first look.
+        return RealDisk(path), _layout(path) if layout.problems() else layout
+    if not path.exists():
+        raise CommandError(f"{path} does not exist", _NO_DIRECTORY, ExitCode.USAGE)
+    if segment_number(path.name) is None:
         raise CommandError(f"{path} is no segment", _NO_DIRECTORY, ExitCode.USAGE)
-    found = _inspect(LooseFiles(path.parent), named, inspector)
-    if found is not None:
-        state = "lost" if found[0].header is None else "sealed" if found[0].sealed else "open"
-        yield segment_json(path.name, state, *found)
+    disk = LooseFile(path)
+    return disk, read_layout(disk)
+
+
+def _segments(disk: Disk, layout: Layout, inspector: Inspector) -> Iterator[dict[str, Value]]:
+    for number, state in _states(layout).items():
+        found = _inspect(disk, number, inspector)
+        if found is not None:
+            yield segment_json(segment_name(number), state, *found)
 
 
 def _layout(data_dir: Path) -> Layout:
+    if not data_dir.exists():
+        raise CommandError(f"{data_dir} does not exist", _NO_DIRECTORY, ExitCode.USAGE)
     if not (data_dir / "segments").is_dir():
         raise CommandError(f"{data_dir} holds no segments", _NO_DIRECTORY, ExitCode.USAGE)
     return read_layout(RealDisk(data_dir))

@@ -11,7 +11,7 @@ from ostnode.ids import Principal, PrincipalKind
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.format import FLAG_END, FLAG_FIRST, record_bytes
 from ostnode.store.inspection import Inspected, Line
-from ostnode.store.record import KIND_MARKER, KIND_SEAL, ZERO_32, Problem
+from ostnode.store.record import KIND_MARKER, KIND_SEAL, ZERO_32, Damage, Problem
 from ostnode.store.schema import Worth
 
 _OWN_KINDS: Final = {KIND_MARKER: "marker", KIND_SEAL: "seal"}
@@ -114,8 +114,11 @@ def line_json(line: Line) -> Json:
     }
 
 
-def totals_json(segments: Sequence[Json]) -> Json:
-    """Sums over the segments that are the log; null where one of them is not known."""
+def totals_json(segments: Sequence[Json], problems: int) -> Json:
+    """Sums over the segments that are the log; null where one of them is not known.
+
+    `problems` are those of no segment that could be read.
+    """
     log = [item for item in segments if item["state"] in _COUNTED]
     kinds: dict[str, dict[str, int]] = {}
     for item in log:
@@ -131,7 +134,7 @@ def totals_json(segments: Sequence[Json]) -> Json:
             for worth in Worth
         },
         "kinds": kinds,
-        "problems": _sum(segments, "problem_count"),
+        "problems": problems + sum(cast("int", item["problem_count"]) for item in segments),
     }
 
 
@@ -145,7 +148,8 @@ def inspection_text(data: Mapping[str, Value]) -> str:
     segments = cast("list[Json]", data["segments"])
     totals = cast("Json", data["totals"])
     parts = [_summary(data, totals), _segment_table(segments), _kind_table(totals)]
-    problems = [item for found in segments for item in cast("list[Json]", found["problems"])]
+    problems = cast("list[Json]", data["problems"])[:]
+    problems += [item for found in segments for item in cast("list[Json]", found["problems"])]
     if problems:
         parts.append("\n".join(problem_line(item) for item in problems))
     if "records" in data:
@@ -206,6 +210,11 @@ def _record_table(records: Sequence[Json]) -> str:
 
 def problem_line(problem: Json) -> str:
     """A problem as one line."""
+    if problem["what"] == Damage.GAP:
+        many = f"{problem['length']} sequence numbers from {problem['seq']} on"
+        return f"damage: gap before segment {problem['segment']}: {many} are in no segment"
+    if problem["what"] == Damage.SEGMENT:
+        return f"damage: header of segment {problem['segment']}"
     place = f"segment {problem['segment']}, offset {problem['offset']}"
     line = f"damage: {problem['what']} at {place} ({problem['length']} bytes)"
     if problem["kind"]:

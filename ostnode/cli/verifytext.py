@@ -67,11 +67,12 @@ def _table(key: bytes) -> str:
 
 def verified_text(found: Verified) -> str:
     """`verify` for people."""
+    compared = f"{found.index} ({found.rows} rows compared)" if found.rows else "not compared"
     data: dict[str, Value] = {
         "segments": found.segments,
         "records": found.records,
         "size": size_text(found.nbytes),
-        "key index": f"{found.index} ({found.rows} rows compared)" if found.rows else found.index,
+        "key index": compared,
         "findings": found.finding_count,
     }
     lines = [lines_of(data), *(f"note: {note}" for note in found.notes)]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from typing_extensions import override
+
 from ostnode.store.checking import SegmentCheck, Suspect, named, record_of
 from ostnode.store.disk import File, RealDisk
 from ostnode.store.format import (
@@ -174,9 +176,13 @@ def lock_holder(data_dir: Path) -> int | None:
     return None
 
 
-class LooseFiles(RealDisk):
-    """Segment files in a directory that need be no data directory."""
+class LooseFile(RealDisk):
+    """One segment file, in a directory that need be no data directory."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self._segments = directory
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self._segments, self._name = path.parent, path.name
+
+    @override
+    def names(self) -> list[str]:
+        return [self._name]

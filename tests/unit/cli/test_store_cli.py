@@ -239,6 +239,44 @@ def test_inspect_of_something_else_is_a_usage_error(cli: Cli, name: str) -> None
     assert "hint: name a bucket's data directory" in result.err
 
 
+async def test_inspect_of_a_file_tells_whose_it_is(cli: Cli, data: Path) -> None:
+    async with kit_in(data).running() as kit:
+        await kit.upload(ALICE, TEXTS[0], GENERAL)
+        assert (
+            cli("store", "inspect", listed(data / "segments")[0], "--json").json["in_use_by"]
+            == os.getpid()
+        )
+
+
+async def test_b41_inspect_tells_of_segments_that_are_gone_or_unreadable(
+    cli: Cli, data: Path
+) -> None:
+    await filled(data)
+    second = data / "segments/00000002.seg"
+    remove(data / "segments/00000001.seg")
+    gap = cli("store", "inspect", data, "--json").json
+    assert [item["what"] for item in gap["problems"]] == ["gap"]
+    assert gap["totals"]["problems"] == 1
+    told = f"damage: gap before segment 2: {gap['problems'][0]['length']} sequence numbers from 1"
+    assert told in cli("store", "inspect", data).out
+    assert told in cli("store", "verify", data).out
+    assert cli("store", "inspect", second, "--json").json["totals"]["problems"] == 0
+    for copy in (10, 2058):
+        flip(data, {"segment": 2, "offset": 0}, copy)
+    lost = cli("store", "inspect", second, "--json").json
+    assert (lost["segments"][0]["state"], lost["totals"]["problems"]) == ("lost", 1)
+    assert "damage: header of segment 2" in cli("store", "inspect", data).out
+
+
+async def test_b45_inspect_judges_nothing_by_the_key_index_of_another_log(
+    cli: Cli, data: Path
+) -> None:
+    await filled(data)
+    make_foreign(data)
+    found = cli("store", "inspect", data, "--json").json
+    assert (found["key_index"], found["totals"]["live_bytes"]) == ("unknown", None)
+
+
 async def test_verify_of_a_clean_bucket(cli: Cli, data: Path) -> None:
     await filled(data)
     before = contents(data)
@@ -298,6 +336,8 @@ async def test_b41_verify_names_blob_and_accessors_of_a_damaged_chunk(cli: Cli, 
     text = cli("store", "verify", data).out
     assert f"damage: payload at segment 1, offset {chunk['offset']}" in text
     assert f"  seen by {chats[0]}" in text
+    hint = cli("store", "verify", data).err.splitlines()[1]
+    assert "uploading a damaged blob again heals it" in hint
     assert changed(before, contents(data)) == {"node.lock"}
 
 
@@ -374,6 +414,15 @@ def cut(path: Path, nbytes: int) -> None:
     os.truncate(path, path.stat().st_size - nbytes)
 
 
+def make_foreign(data: Path) -> None:
+    """The key index says that it has followed a log that is not this one."""
+    index = LmdbIndex(data / "keyindex", BOOT_ID.read_text().strip())
+    covered = index.open()
+    assert covered is not None
+    index.commit({}, replace(covered, uuid=bytes(16)))
+    index.close(clean=True)
+
+
 def edit_rows(data: Path) -> None:
     """A row too many, one missing, one changed; closed cleanly, as a bug would leave it."""
     index = LmdbIndex(data / "keyindex", BOOT_ID.read_text().strip())
@@ -399,6 +448,7 @@ async def test_verify_compares_the_key_index_row_by_row(cli: Cli, data: Path) ->
         "the log makes another row",
     }
     assert {finding["table"] for finding in result.json["findings"]} == {"chunks"}
+    assert "--rebuild-index" in result.error["hint"]
     assert changed(before, contents(data)) == {"node.lock"}
 
 
