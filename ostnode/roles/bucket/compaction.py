@@ -44,6 +44,11 @@ _HEADER_BYTES: Final = 96
 """Judging a record reads about its footer entry."""
 _BARGAIN: Final = 4
 """Below the free-space floor only what frees this many times what it copies is rewritten."""
+_FIRST_LOOK_S: Final = 3600.0
+_LOOK_S: Final = 86_400.0
+"""Everything is judged an hour after the start, and a day after the last time, or sooner:"""
+_LOOK_GROWTH: Final = 4
+"""when this part of what was stored then, and as many segments, have come on top."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -77,6 +82,9 @@ class Compaction:
         self._asked = False
         self._on_demand = False
         self._judged_at: dict[int, int] = {}
+        self._look_s = _FIRST_LOOK_S
+        self._look: tuple[float, int] | None = None
+        """When everything is judged next, and the bytes at which it is done sooner."""
         self.figures = Figures()
 
     async def run(self) -> None:
@@ -115,11 +123,16 @@ class Compaction:
         log.info("compaction pass ended", freed=self.figures.pass_freed)
 
     async def round(self) -> None:
-        """Look at the segments whose estimate has changed enough, and at runs of tiny ones."""
+        """Look at the segments whose estimate has changed enough, and at runs of tiny ones; now and
+        then at all.
+        """
         sealed = [info for info in self._store.segments() if info.sealed]
-        joinable = self._joinable(sealed)
+        chosen = self._joinable(sealed)
+        if self._is_time_for_all():
+            chosen.update(info.number for info in sealed)
+            self._look_s, self._look = _LOOK_S, None
         numbers = [
-            info.number for info in sealed if info.number in joinable or self._is_worth_a_look(info)
+            info.number for info in sealed if info.number in chosen or self._is_worth_a_look(info)
         ]
         self._judged_at = {
             info.number: info.dead_bytes
@@ -131,6 +144,17 @@ class Compaction:
         self._tell(pass_freed=0, ended_at=0)
         await self._go_through(numbers, self._options.upkeep.compact_below)
         self._tell(ended_at=int(self._clock.now()))
+
+    def _is_time_for_all(self) -> bool:
+        """Estimates know of payloads alone: metadata that has died shows only when it is judged,
+        and tombstones go only once all before them was.
+        """
+        now, stored = trio.current_time(), self._store.space().stored
+        if self._look is None:
+            more = stored // _LOOK_GROWTH + _LOOK_GROWTH * self._options.store.segment_bytes
+            self._look = now + self._look_s, stored + more
+        due_at, due_bytes = self._look
+        return now >= due_at or stored >= due_bytes
 
     def _joinable(self, sealed: Sequence[SegmentInfo]) -> set[int]:
         """Small segments side by side, many enough to be joined, of which one at least is new."""
@@ -208,7 +232,10 @@ class Compaction:
                 if judgement.number not in rewritten:
                     await self._punch(judgement)
             for run in runs:
-                await self._compact(passing, run)
+                if not await self._compact(passing, run):
+                    for judgement in judgements:
+                        if judgement.number in run.segments:
+                            await self._punch(judgement)
             self._tell(pass_done=min(at + _WINDOW, len(numbers)))
         self._tell(doing="", segment=0)
 
@@ -245,20 +272,22 @@ class Compaction:
             return
         self._count(given, punched=given)
 
-    async def _compact(self, passing: CompactionPass, run: Run) -> None:
-        free = self._store.space().free
-        if free - run.keeps_bytes < self._floor and run.frees_bytes < _BARGAIN * run.keeps_bytes:
+    async def _compact(self, passing: CompactionPass, run: Run) -> bool:
+        """Whether it was done. The copy may take a segment of the floor: it gives back more soon."""
+        spare = self._store.space().free - self._floor + self._options.store.segment_bytes
+        if spare < run.keeps_bytes and run.frees_bytes < _BARGAIN * run.keeps_bytes:
             self._skip(run, "the disk has no room to spare for the copy")
-            return
+            return False
         self._tell(doing="copying", segment=run.segments[0])
         try:
             done = await passing.compact(run, self._pace)
         except (ValueError, OSError, StoreFullError, DataCorruptError) as error:
             self._skip(run, str(error))
-            return
+            return False
         self._count(done.freed, copied=run.keeps_bytes)
         for problem in done.problems:
             await self._ledger.record(problem)
+        return True
 
     def _skip(self, run: Run, reason: str) -> None:
         self._tell(skipped=self.figures.skipped + len(run.segments))

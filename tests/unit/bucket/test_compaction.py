@@ -256,3 +256,82 @@ async def test_b65_holes_that_cannot_be_made_are_left(
         compaction = compaction_of(kit)
         await compaction.round()
         assert (compaction.figures.skipped, compaction.figures.punched) == (1, 0)
+
+
+async def test_b43_where_no_copy_finds_room_holes_are_made(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a bucket that is full while most of it is dead stays full."""
+    kit = Kit(replace(SMALL, store=replace(SMALL.store, segment_bytes=1 << 20)))
+    async with kit.running():
+        datas = blobs(60, 90_000)
+        await upload(kit, *datas)
+        live = datas[3::5] + datas[4::5]
+        await delete(kit, *datas[::5], *datas[1::5], *datas[2::5])
+        before = sealed_bytes(kit)
+        monkeypatch.setattr(kit.bucket.store, "space", lambda: SpaceInfo(1 << 30, 0, 1 << 20))
+        compaction = compaction_of(kit)
+        await compaction.round()
+        assert compaction.figures.copied == 0
+        assert compaction.figures.punched == before - sealed_bytes(kit) > before // 2
+        assert await readable(kit, *live)
+
+
+async def test_b43_a_bucket_at_its_floor_has_room_for_a_copy(
+    autojump_clock, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no uploads there: nothing else would ever make it take them again."""
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[::5], *datas[1::5], *datas[2::5])
+    before, floor = sealed_bytes(kit), kit.options.rules.free_bytes_min
+    monkeypatch.setattr(kit.bucket.store, "space", lambda: SpaceInfo(1 << 30, floor, 1 << 20))
+    compaction = compaction_of(kit)
+    await compaction.round()
+    assert compaction.figures.skipped == 0
+    assert sealed_bytes(kit) < before // 2
+    assert await readable(kit, *datas[3::5], *datas[4::5])
+
+
+@pytest.mark.parametrize("after_s", [3600, 86_400])
+async def test_b42_metadata_that_has_died_is_found_in_time(
+    autojump_clock, kit: Kit, after_s: int
+) -> None:
+    """No estimate tells of it: of small blobs that come and go, it is nearly all."""
+    compaction = compaction_of(kit)
+    await compaction.round()
+    if after_s > 3600:
+        await trio.sleep(3601)
+        await compaction.round()
+    await churn(kit, 200)
+    await compaction.round()
+    assert compaction.figures.freed == 0
+    before = sealed_bytes(kit)
+    await trio.sleep(after_s)
+    await compaction.round()
+    assert compaction.figures.freed > before // 2
+    again = compaction.figures
+    await compaction.round()
+    assert compaction.figures == again
+
+
+async def test_b42_metadata_that_has_died_is_found_when_there_is_much_of_it(
+    autojump_clock, kit: Kit
+) -> None:
+    compaction = compaction_of(kit)
+    for _ in range(6):
+        await compaction.round()
+        await churn(kit, 120)
+    await compaction.round()
+    assert compaction.figures.freed > 3 * SMALL.store.segment_bytes
+
+
+async def churn(kit: Kit, count: int) -> None:
+    """Small blobs that come and go, heard of by the index."""
+    for data in blobs(count, 110, seed=int(kit.clock.time)):
+        await upload(kit, data)
+        await delete(kit, data)
+    await kit.talk()
+    kit.clock.time += 7200
+    await kit.raise_floor(int(kit.clock.time))
+    await kit.talk()
