@@ -273,7 +273,7 @@ class Compaction:
         self._count(given, punched=given)
 
     async def _compact(self, passing: CompactionPass, run: Run) -> bool:
-        """Whether it was done. The copy may take a segment of the floor: it gives back more soon."""
+        """Whether it was done. A copy may take a segment of the floor: it soon gives back more."""
         spare = self._store.space().free - self._floor + self._options.store.segment_bytes
         if spare < run.keeps_bytes and run.frees_bytes < _BARGAIN * run.keeps_bytes:
             self._skip(run, "the disk has no room to spare for the copy")

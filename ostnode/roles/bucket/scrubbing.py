@@ -23,6 +23,8 @@ _SAVE_INTERVAL_S: Final = 600.0
 """The place is written down after so much, or so long: more is read twice after a restart."""
 _IN_TIME: Final = 0.9
 """Of the period: a cycle that takes this part of it has room for a restart."""
+_MEASURE_S: Final = 60.0
+"""How often it is counted what lies ahead."""
 _DAMAGED_MAX: Final = 10_000
 _RETRY_S: Final = 60.0
 _LONGEST_WAIT_S: Final = 3600.0
@@ -50,6 +52,8 @@ class Scrubbing:
         self._hurried = False
         self._waiting = trio.CancelScope()
         self._saved = (0, 0.0)
+        self._end = (0, 0.0)
+        """What `nbytes` will be at the end of the cycle, and when that is counted again."""
         self._damaged: set[bytes] | None = None
         """Blobs that this cycle found damaged; None when it cannot be said which are not."""
         self.place = ledger.place()
@@ -108,7 +112,7 @@ class Scrubbing:
 
     async def _begin(self) -> None:
         self._hurried, self._asked = self._asked, False
-        self._over, self._damaged = False, set()
+        self._over, self._damaged, self._end = False, set(), (0, 0.0)
         before, now = self.place, int(self._clock.now())
         self.place = ScrubPosition(before.cycle + 1, now, 0, 0, 0, before.completed_at)
         await self._save()
@@ -150,7 +154,7 @@ class Scrubbing:
             self._damaged.add(problem.blob)
 
     async def _pay(self, nbytes: int) -> None:
-        self._pace.bytes_per_s = self._due_rate()
+        self._pace.bytes_per_s = self._due_rate(nbytes)
         with trio.CancelScope() as self._waiting:
             await self._pace.spend(nbytes)
         if self._waiting.cancelled_caught:
@@ -159,14 +163,22 @@ class Scrubbing:
             if before.paused:
                 self._pace.pause()
 
-    def _due_rate(self) -> float:
-        """What is left in the time that is left."""
+    def _due_rate(self, nbytes: int) -> float:
+        """What is left, with the `nbytes` that are to be paid for, in the time that is left."""
         if self._hurried:
             return self._options.scrub_rate_max
         end = self.place.started_at + _IN_TIME * self._options.scrub_period_s
         left_s = max(1.0, end - self._clock.now())
-        left = max(0, self._store.space().stored - self.place.nbytes)
-        return min(max(left / left_s, 1.0), self._options.scrub_rate_max)
+        return min(max((self._left() + nbytes) / left_s, 1.0), self._options.scrub_rate_max)
+
+    def _left(self) -> int:
+        """Bytes ahead. Not what is stored less what was read: compaction may have taken that."""
+        end, count_at = self._end
+        if trio.current_time() >= count_at:
+            ahead = (info for info in self._store.segments() if info.last_seq > self.place.seq)
+            end = self.place.nbytes + sum(info.nbytes for info in ahead if info.sealed)
+            self._end = end, trio.current_time() + _MEASURE_S
+        return max(0, end - self.place.nbytes)
 
     def _save_is_due(self) -> bool:
         nbytes, when = self._saved

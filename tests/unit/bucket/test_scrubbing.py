@@ -19,7 +19,7 @@ from ostnode.wire import messages as m
 from ostnode.wire import upkeep as u
 from tests.support.bucketkit import ALICE, GENERAL, Kit, blob_of
 from tests.support.simdisk import Faults
-from tests.support.upkeepkit import SMALL, blobs, readable, upload
+from tests.support.upkeepkit import SMALL, blobs, compaction_of, delete, readable, upload
 
 DAY_S = 86_400
 PERIOD_S = 10 * DAY_S
@@ -64,6 +64,25 @@ async def test_b64_everything_is_read_within_the_period(autojump_clock, kit: Kit
         assert scrubbing.place.cycle == 1 or scrubbing.place.completed_at
         assert scrubbing.bytes_read >= sum(map(len, blobs(60)[:48]))
         nursery.cancel_scope.cancel()
+
+
+async def test_b64_it_is_in_time_though_the_log_shrinks_behind_it(autojump_clock) -> None:
+    """What compaction takes of what was read is not to be subtracted from what was not."""
+    upkeep = UpkeepOptions(scrub_period_s=DAY_S, scrub_rate_max=1 << 20)
+    async with Kit(replace(OPTIONS, upkeep=upkeep)).running() as kit:
+        datas = blobs(90)
+        await upload(kit, *datas)
+        scrubbing = scrubbing_of(kit)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scrubbing.run)
+            await advance(kit, 0.5 * DAY_S)
+            assert scrubbing.running
+            await delete(kit, *datas[:45])
+            await compaction_of(kit).pass_on_demand()
+            await advance(kit, 0.45 * DAY_S)
+            assert (scrubbing.place.cycle, scrubbing.running) == (1, False)
+            nursery.cancel_scope.cancel()
+        assert scrubbing.place.nbytes > sum(map(len, datas[:80]))
 
 
 async def test_b64_its_place_outlives_a_restart(autojump_clock) -> None:
