@@ -56,7 +56,11 @@ def _space(store: Store, maintenance: Maintenance) -> Iterator[Metric]:
     allocated = sum(info.allocated for info in infos)
     dead = sum(info.dead_bytes for info in infos)
     live = sum(max(0, info.nbytes - info.dead_bytes) for info in infos)
-    yield _gauge("segments_allocated_bytes", "What they take on the disk", allocated)
+    yield _gauge(
+        "segments_allocated_bytes",
+        "What they take on the disk; of the open one what is used",
+        allocated,
+    )
     yield _gauge("dead_bytes", "Of records nothing needs any more: an estimate", dead)
     yield _gauge("live_bytes", "Of all other records: an estimate", live)
 
