@@ -151,7 +151,7 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
 
 def _principal_parser(kind: PrincipalKind) -> BeforeValidator:
     def parse(value: object) -> Principal:
-        hint = f"it starts with {kind}1q; `ostnode key show` prints it"
+        hint = f"it starts with {kind}1q; `ostnode key show FILE --kind {kind}` prints it"
         if isinstance(value, Principal):
             return value
         if not isinstance(value, str):
