@@ -13,7 +13,8 @@ class Admission:
     """Lets work in while the bytes inside it, and those staged but not durable, stay in a bound.
 
     First come, first served. Something larger than the bound goes in alone. `is_ready`, told how
-    many bytes are inside and how many ask, says whether it is time: `look_again` when that changes.
+    many are inside and how many bytes they and the next one have, says whether it is time:
+    `look_again` when that changes.
     """
 
     def __init__(
@@ -21,7 +22,7 @@ class Admission:
     ) -> None:
         self._bytes_max, self._is_ready = bytes_max, is_ready
         self._used = 0
-        self._inside = 0
+        self._inside, self._inside_bytes = 0, 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     @property
@@ -49,7 +50,8 @@ class Admission:
 
     def leave(self, nbytes: int) -> None:
         """Return what `enter` took."""
-        self._inside -= nbytes
+        self._inside -= 1
+        self._inside_bytes -= nbytes
         self.give_back(nbytes)
 
     def take(self, nbytes: int) -> None:
@@ -70,11 +72,12 @@ class Admission:
 
     def _let_one_in(self, nbytes: int) -> None:
         self._used += nbytes
-        self._inside += nbytes
+        self._inside += 1
+        self._inside_bytes += nbytes
 
     def _has_room(self, nbytes: int) -> bool:
         room = self._used == 0 or self._used + nbytes <= self._bytes_max
-        return room and self._is_ready(self._inside, nbytes)
+        return room and self._is_ready(self._inside, self._inside_bytes + nbytes)
 
 
 class Admitted:

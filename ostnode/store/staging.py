@@ -197,14 +197,14 @@ class Staging:
             if length:
                 self._missed = self._missed_metadata = False
 
-    def has_room(self, nbytes: int) -> bool:
-        """Whether groups of about so many bytes, of any kind, find their place; if not, a file is
-        wanted.
+    def has_room(self, groups: int, nbytes: int) -> bool:
+        """Whether so many groups of about so many bytes in all, of any kind, find their place; if
+        not, a file is wanted.
         """
         left = self._left()
         if self._next_length:
             left = max(left, 0) + self._next_length - SEGMENT_HEADER_BYTES - seal_bytes(0)
-        if nbytes + _SLACK_BYTES + self._kept_bytes <= left:
+        if nbytes + groups * _SLACK_BYTES + self._kept_bytes <= left:
             return True
         self._missed = True
         return False
@@ -264,6 +264,12 @@ class Staging:
         self._offset = batch.end
         self._entries += len(plan.records)
         self.next_seq = plan.records[-1].seq + 1
+
+    def take_closed(self) -> Batch | None:
+        """The oldest batch when it has others behind it. Any thread: nobody joins it any more, as
+        groups join only the last, and one is left.
+        """
+        return self.queue.popleft() if len(self.queue) > 1 else None
 
     def close_burst(self) -> None:
         """Queue a batch that proves the one before it: a marker, or the seal if that is due."""

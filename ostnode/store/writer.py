@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -24,6 +25,10 @@ RECHECK_S: Final = 1.0
 class GroupCommit:
     """The writer task and those who wait for it.
 
+    One call of the worker writes a batch and then, in turn, those behind it that no group can join
+    any more: large ones follow each other without a way back to the event loop, which is told of
+    each all the same. It returns when a file is to be made, too.
+
     A failure is final: it is never retried, every waiter hears of it, nothing is accepted after.
     A full disk is none. Groups with bulk payloads are refused when there is no room for them or
     the reserve is not whole, others when there is no room. When there is not even enough for what
@@ -44,6 +49,10 @@ class GroupCommit:
         self._staging, self._worker, self._write, self._retire = staging, worker, write, retire
         self._space, self._marker_delay_s = space, marker_delay_s
         self._unfinished: dict[int, Batch] = {}
+        self._written: deque[Batch] = deque()
+        """Durable, and not answered yet."""
+        self._goes_on = False
+        """Whether the worker may take the next batch."""
         self._idle_since = 0.0
         self._closing = False
         self._failure: str | None = None
@@ -92,11 +101,12 @@ class GroupCommit:
             raise
 
     def _is_settled(self, inside: int, nbytes: int) -> bool:
-        """False while there may be room for so many bytes in a moment: they are worth waiting for.
+        """False while there may be room for one more in a moment: it is worth waiting for.
 
         A file is being made, or it will be when those `inside` have taken the room that is there.
+        They and the one more have `nbytes`.
         """
-        if self._staging.has_room(inside + nbytes) or self._closing or self._is_stuck:
+        if self._staging.has_room(inside + 1, nbytes) or self._closing or self._is_stuck:
             return True
         wanted = self._staging.wanted()
         if wanted is None:
@@ -149,6 +159,7 @@ class GroupCommit:
     def fail(self, error: StoreFailedError) -> None:
         """The disk failed elsewhere: end as after a failed write."""
         self._broken = error
+        self._goes_on = False
         self._work.set()
 
     def pending(self, extent: Extent) -> tuple[Record, Buffer] | None:
@@ -183,7 +194,6 @@ class GroupCommit:
             with self._scope:
                 while (batch := await self._next_batch()) is not None:
                     await self._write_out(batch)
-                    self._completed(batch)
                 self.clean = True
         except Exception as error:
             self._failure = (
@@ -196,17 +206,41 @@ class GroupCommit:
             self._abandon()
             self._ended.set()
 
-    async def _write_out(self, batch: Batch) -> None:
-        while True:
+    async def _write_out(self, batch: Batch | None) -> None:
+        token = trio.lowlevel.current_trio_token()
+        while batch is not None:
+            self._goes_on = True
             try:
-                await self._worker.run(self._write, batch)
-            except NoSpaceError:
+                batch = await self._worker.run(self._write_in_turn, batch, token)
+            finally:
+                self._answer()
+            if batch is not None:
                 self._is_stuck = True
                 self.admission.look_again()
                 await trio.sleep(RECHECK_S)
-            else:
-                self._is_stuck = False
-                return
+
+    def _write_in_turn(self, batch: Batch, token: trio.lowlevel.TrioToken) -> Batch | None:
+        """In the worker's thread: each batch after the last one's sync. Returns the one that found
+        no space.
+        """
+        while True:
+            try:
+                self._write(batch)
+            except NoSpaceError:
+                return batch
+            self._written.append(batch)
+            following = self._staging.take_closed() if self._goes_on else None
+            if following is None:
+                return None
+            batch = following
+            token.run_sync_soon(self._answer, idempotent=True)
+
+    def _answer(self) -> None:
+        """Tell who waits for what is durable."""
+        while self._written:
+            self._completed(self._written.popleft())
+        if self._staging.wanted() is not None or not self._space.whole:
+            self._goes_on = False  # the worker is wanted by `make_room`
 
     async def close(self) -> None:
         """Accept nothing more, write what is queued, seal the segment, end the writer."""
@@ -215,6 +249,7 @@ class GroupCommit:
         try:
             await self._ended.wait()
         finally:
+            self._goes_on = False
             self._scope.cancel()
 
     async def _next_batch(self) -> Batch | None:
@@ -249,6 +284,7 @@ class GroupCommit:
                 self._work.set()
 
     def _completed(self, batch: Batch) -> None:
+        self._is_stuck = False
         self._retire(batch)
         if not batch.is_ours:
             self._idle_since = trio.current_time()

@@ -37,7 +37,7 @@ class GatedWorker(InlineWorker):
         self.waiting = 0
 
     async def run(self, function, *args):
-        if function.__name__ == "write":
+        if function.__name__ == "_write_in_turn":
             self.waiting += 1
             await self.gate.wait()
         return await super().run(function, *args)
