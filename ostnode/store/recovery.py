@@ -55,6 +55,8 @@ from ostnode.store.swap import AllBut, confirm, copies, move_rows
 _COMMIT_CHANGES: Final = 8192
 """Changes gathered, at least, before the key index is brought forward during replay."""
 _REPLAY_WINDOW_BYTES: Final = 64 << 10
+_BATCH_RECORDS_MAX: Final = 65_536
+"""More than a batch has: sequence numbers left out for each that is lost."""
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recove
     layout = read_layout(disk)
     for file in (*layout.log, *layout.leftovers):
         _check_owner(file.header, owner)
-    removed = [*layout.blank, *layout.unfinished]
+    removed, sealed = [*layout.blank, *layout.unfinished], 0
     if layout.log and not layout.log[-1].is_output:
         last = layout.log.pop()
         repaired = _repair(disk, last)
@@ -90,9 +92,10 @@ def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recove
             removed.append(last.number)
         else:
             layout.log.append(repaired)
+            sealed = 0 if repaired is last else last.number
     _remove(disk, removed)
     try:
-        recovered = Replay(disk, index, schema, layout).run()
+        recovered = Replay(disk, index, schema, layout, sealed).run()
     except BaseException:
         index.close(clean=False)
         raise
@@ -152,10 +155,16 @@ def _check_owner(header: SegmentHeader, owner: bytes) -> None:
 
 
 class Replay:
-    """Reads the log from where the key index left it and applies what follows."""
+    """Reads the log from where the key index left it and applies what follows.
 
-    def __init__(self, disk: Disk, index: KeyIndex, schema: Schema, layout: Layout) -> None:
+    `sealed` is the segment that was sealed just now: its last batch is that seal, or 0.
+    """
+
+    def __init__(
+        self, disk: Disk, index: KeyIndex, schema: Schema, layout: Layout, sealed: int
+    ) -> None:
         self._disk, self._index, self._schema, self._layout = disk, index, schema, layout
+        self._sealed = sealed
         self._overlay = Overlay(index)
         self._changes: Changes = {}
         self._covered: Covered | None = None
@@ -166,7 +175,7 @@ class Replay:
     def run(self) -> Recovered:
         """Bring the index up to the log."""
         layout = self._layout
-        self._covered = covered = self._index.open()
+        self._covered = covered = known = self._index.open()
         if covered is not None and not self._matches(covered):
             self._index.reset()
             self._covered = covered = None
@@ -181,10 +190,26 @@ class Replay:
             self._commit(Covered(last.number, last.uuid, self._next_batch - 1))
         self._problems += self._damage()
         self._index.recovered()
-        skipped = layout.numbers_to_skip(len(self._gaps()))
+        skipped = layout.numbers_to_skip(len(self._gaps())) or self._lost_end(known)
         numbers = (self._next_seq + skipped, self._next_batch + skipped)
         position = Position(layout.highest + 1, *numbers)
         return Recovered(position, layout.log, self._covered, self._problems)
+
+    def _lost_end(self, known: Covered | None) -> int:
+        """How many numbers the end of the log may have used: none unless the index was ahead of it.
+
+        It only ever follows what is synced, so this was there and is gone.
+        """
+        found = self._layout.find(known.segment) if known else None
+        if known is None or (found is not None and found.header.uuid != known.uuid):
+            return 0  # there is none, or it is another log's
+        last_batch = self._next_batch - 1 - bool(self._sealed)
+        lost = max(0, known.batch - last_batch) * _BATCH_RECORDS_MAX
+        if not lost:
+            return 0
+        gap = Problem(Damage.GAP, self._layout.highest + 1, 0, lost, seq=self._next_seq)
+        self._problems.append(gap)
+        return lost
 
     def _gaps(self) -> list[Problem]:
         return [problem for problem in self._problems if problem.what == Damage.GAP]
@@ -201,7 +226,7 @@ class Replay:
         if any(self._is_missed(file, covered) for file in self._layout.log):
             return False
         if found.trailer is not None:
-            return covered.batch <= found.trailer.last_batch
+            return covered.batch <= found.trailer.last_batch - (found.number == self._sealed)
         with self._opened(found) as file:
             return covered.batch <= read_contents(file, found.header, 0).last_batch
 

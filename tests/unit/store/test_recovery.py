@@ -295,6 +295,41 @@ async def test_b45_an_index_ahead_of_the_log_is_rebuilt(
         assert len(names(store.state)) == 30
 
 
+@pytest.mark.parametrize("how", ["removed", "emptied", "cut", "flipped"])
+async def test_b41_an_end_of_the_log_that_is_gone_is_reported(
+    autojump_clock: trio.testing.MockClock, how: str
+) -> None:
+    """Only the key index can tell: it followed what was synced."""
+    disk = SimDisk()
+    with trio.CancelScope() as scope:
+        async with opened(disk, marker_delay_s=3600.0) as store:
+            for number in range(2):
+                await store.commit([chunk(bytes(40_000), number)])
+            await store.commit([set_("last")])
+            next_seq = store.next_seq
+            left = disk.killed(0)
+            scope.cancel()
+    name = max(name for name in left.names() if any(left.files[name].seen[:4096]))
+    at = bytes(left.files[name].seen).index(b"last=")
+    if how == "removed":
+        left.remove(name)
+    elif how == "flipped":
+        left.flip(name, at)
+    else:
+        file = left.open(name, write=True)
+        file.truncate(0 if how == "emptied" else at)
+        file.close()
+    async with opened(left, seed=1) as store:
+        (problem,) = store.problems
+        assert problem.what is Damage.GAP
+        assert problem.seq <= next_seq < store.next_seq
+        assert "last" not in names(store.state)
+        await store.commit([set_("after")])
+    async with opened(left, seed=2, index=MemoryIndex()) as store:
+        assert [found.seq for found in store.problems] == [problem.seq]
+        assert names(store.state) == ["after"]
+
+
 def dump_index(index: MemoryIndex) -> dict[bytes, bytes]:
     return dict(index.page(b"", None, 1 << 30))
 
