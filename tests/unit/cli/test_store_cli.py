@@ -360,7 +360,7 @@ async def test_verify_finds_a_damaged_record_and_keeps_the_rows_it_made(
 
 
 @pytest.mark.parametrize("at", [10, 2058, 1000])
-async def test_verify_finds_damage_in_a_header(cli: Cli, data: Path, at: int) -> None:
+async def test_b41_verify_finds_damage_in_a_header(cli: Cli, data: Path, at: int) -> None:
     await filled(data)
     flip(data, {"segment": 1, "offset": 0}, at)
     (finding,) = cli("store", "verify", data, "--json").json["findings"]
@@ -368,7 +368,7 @@ async def test_verify_finds_damage_in_a_header(cli: Cli, data: Path, at: int) ->
     assert "header" in finding["detail"]
 
 
-async def test_verify_finds_a_lost_segment(cli: Cli, data: Path) -> None:
+async def test_b41_verify_finds_a_lost_segment(cli: Cli, data: Path) -> None:
     await filled(data)
     remove(data / "segments/00000001.seg")
     result = cli("store", "verify", data, "--json")
@@ -390,7 +390,7 @@ def remove(path: Path) -> None:
 
 
 @pytest.mark.parametrize("back", [10, 40, 64 + 50])
-async def test_verify_finds_a_damaged_footer(cli: Cli, data: Path, back: int) -> None:
+async def test_b41_verify_finds_a_damaged_footer(cli: Cli, data: Path, back: int) -> None:
     await filled(data)
     size = len(contents(data)[str(data / "segments/00000001.seg")][0])
     flip(data, {"segment": 1, "offset": 0}, size - back)
@@ -399,7 +399,7 @@ async def test_verify_finds_a_damaged_footer(cli: Cli, data: Path, back: int) ->
     assert {finding["what"] for finding in result.json["findings"]} == {"footer"}
 
 
-async def test_a_torn_tail_is_told_and_is_no_damage(cli: Cli, data: Path) -> None:
+async def test_b41_a_torn_tail_is_told_and_is_no_damage(cli: Cli, data: Path) -> None:
     await filled(data)
     cut(max(listed(data / "segments")), 64 + 100)
     before = contents(data)
@@ -433,7 +433,7 @@ def edit_rows(data: Path) -> None:
     index.close(clean=True)
 
 
-async def test_verify_compares_the_key_index_row_by_row(cli: Cli, data: Path) -> None:
+async def test_b45_verify_compares_the_key_index_row_by_row(cli: Cli, data: Path) -> None:
     await filled(data)
     edit_rows(data)
     before = contents(data)
@@ -452,7 +452,7 @@ async def test_verify_compares_the_key_index_row_by_row(cli: Cli, data: Path) ->
     assert changed(before, contents(data)) == {"node.lock"}
 
 
-async def test_rebuild_index_puts_the_logs_rows_in_place(cli: Cli, data: Path) -> None:
+async def test_b45_rebuild_index_puts_the_logs_rows_in_place(cli: Cli, data: Path) -> None:
     await filled(data)
     edit_rows(data)
     result = cli("store", "verify", data, "--json", "--rebuild-index")

@@ -255,7 +255,7 @@ async def test_a_payload_cached_in_part_is_verified_in_a_thread(
         assert worker.calls.count("verified_waited") == 1
 
 
-async def test_a_read_that_waits_keeps_its_segment_pinned_from_the_start() -> None:
+async def test_b65_a_read_that_waits_keeps_its_segment_pinned_from_the_start() -> None:
     disk, worker = SimDisk(), SlowReads()
     async with opened(disk, worker=worker) as store:
         await store.commit([chunk(b"data")])
@@ -277,7 +277,7 @@ async def test_a_read_that_waits_keeps_its_segment_pinned_from_the_start() -> No
         assert drained
 
 
-async def test_a_read_pins_before_it_first_waits() -> None:
+async def test_b65_a_read_pins_before_it_first_waits() -> None:
     """Its extent is good only until then."""
     async with opened(SimDisk()) as store:
         await store.commit([chunk(b"data")])

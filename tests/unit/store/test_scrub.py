@@ -83,7 +83,7 @@ async def test_a_clean_log_is_read_whole_and_in_slices() -> None:
     assert disk.open_files == 0
 
 
-async def test_a_flipped_bit_names_the_record() -> None:
+async def test_b41_a_flipped_bit_names_the_record() -> None:
     disk = SimDisk()
     place = (await filled(disk))[17]
     disk.flip(segment_name(place.segment), place.offset + RECORD_HEADER_BYTES + 5)
@@ -93,7 +93,7 @@ async def test_a_flipped_bit_names_the_record() -> None:
     assert (problem.kind, problem.number, problem.length) == (CHUNK, 17, 6000)
 
 
-async def test_a_damaged_record_header_is_named_by_the_footer() -> None:
+async def test_b41_a_damaged_record_header_is_named_by_the_footer() -> None:
     disk = SimDisk()
     place = (await filled(disk))[17]
     disk.flip(segment_name(place.segment), place.offset + 20)
@@ -329,7 +329,7 @@ def ends(data: bytes) -> tuple[int, int]:
     return seq, batch
 
 
-async def test_a_reader_may_rely_on_the_pin() -> None:
+async def test_b65_a_reader_may_rely_on_the_pin() -> None:
     disk = SimDisk()
     await filled(disk)
     pins = Pins()

@@ -354,7 +354,7 @@ async def test_b44_an_io_error_ends_the_store_wherever_it_is(what: str) -> None:
         assert store.problems == ()
 
 
-async def test_a_sync_that_fails_for_want_of_space_is_as_final_as_any() -> None:
+async def test_b44_a_sync_that_fails_for_want_of_space_is_as_final_as_any() -> None:
     disk = SimDisk()
     with pytest.RaisesGroup(StoreFailedError):
         async with opened(disk) as store:
