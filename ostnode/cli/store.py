@@ -113,7 +113,7 @@ def verify(output: Output, *, data_dir: Path, rebuild_index: bool) -> None:
             verifier = Verifier(data_dir, BucketSchema(), accessors_of, progress)
             found = verifier.run(replace=rebuild_index)
     except StoreOwnerError as error:
-        hint = "a data directory is one bucket's"
+        hint = "move what is another bucket's out of it; `store inspect FILE` says whose a file is"
         raise CommandError(str(error), hint, ExitCode.INTEGRITY) from None
     finally:
         disk.unlock()
