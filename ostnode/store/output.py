@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, override
 
 from ostnode.store.contents import problem_of, read_contents
 from ostnode.store.disk import Disk, File
@@ -28,7 +28,7 @@ from ostnode.store.keyspace import Reader
 from ostnode.store.record import ROLE_KIND_MAX, Damage, Problem
 from ostnode.store.scan import Window
 from ostnode.store.schema import Schema, Worth
-from ostnode.store.segment import read_header, segment_name, write_seal
+from ostnode.store.segment import read, read_header, segment_name, write_seal
 
 SLICE_BYTES: Final = 4 << 20
 _SLICE_RECORDS: Final = 256
@@ -38,6 +38,25 @@ _SYNC_BYTES: Final = 16 << 20
 _WINDOW_BYTES: Final = 1 << 20
 
 
+class ExactWindow(Window):
+    """A window that raises OSError when what was asked for cannot be read.
+
+    A disk may refuse for a while only: zeros in a copy would make that final.
+    """
+
+    @override
+    def get(self, offset: int, length: int) -> memoryview:
+        try:
+            return super().get(offset, length)
+        except OSError:
+            self._have = 0
+            return memoryview(read(self._file, offset, length))
+
+    @override
+    def _read(self, offset: int) -> int:
+        return self._file.read_into(offset, self._buffer)
+
+
 class Copy:
     """One output being made. Blocking, a slice at a time; one thread at a time.
 
@@ -45,7 +64,8 @@ class Copy:
     directory. So a valid seal proves the records, and until there is one the inputs are the log.
 
     Raises NoSpaceError when the disk is full; any other error of a write or a sync is a
-    StoreFailedError: nobody knows what the disk holds then.
+    StoreFailedError: nobody knows what the disk holds then. A record that is needed and cannot be
+    read raises OSError: the inputs stay. One that can be read, and is damaged, is copied as it is.
     """
 
     def __init__(
@@ -141,7 +161,7 @@ class Copy:
         if contents.footer_damaged:
             self.problems.append(Problem(Damage.FOOTER, number, 0, source.size()))
         self._last_batch = contents.last_batch
-        window = Window(source, _WINDOW_BYTES)
+        window = ExactWindow(source, _WINDOW_BYTES)
         verdicts = judged(window, number, contents.entries, self._schema, self._rows)
         done = records = 0
         for verdict in verdicts:

@@ -282,16 +282,17 @@ class Compaction:
         try:
             done = await passing.compact(run, self._pace)
         except (ValueError, OSError, StoreFullError, DataCorruptError) as error:
-            self._skip(run, str(error))
+            self._skip(run, str(error), soon=not isinstance(error, OSError))
             return False
         self._count(done.freed, copied=run.keeps_bytes)
         for problem in done.problems:
             await self._ledger.record(problem)
         return True
 
-    def _skip(self, run: Run, reason: str) -> None:
+    def _skip(self, run: Run, reason: str, *, soon: bool = True) -> None:
+        """A run that may go another time; `soon` is the next round."""
         self._tell(skipped=self.figures.skipped + len(run.segments))
-        for number in run.segments:  # looked at again in the next round
+        for number in run.segments if soon else ():
             self._judged_at.pop(number, None)
         log.warning("compaction postponed", segments=run.segments, reason=reason)
 

@@ -144,6 +144,26 @@ async def test_b43_a_pass_that_finds_no_room_goes_on_with_the_next(
     assert await readable(kit, *datas[1::2])
 
 
+async def test_b42_a_segment_that_cannot_be_read_is_not_tried_all_the_time(
+    autojump_clock, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    await delete(kit, *datas[:14:2], *datas[1:14:4])
+    tried = []
+
+    async def failing(run, _pace, _until=0):
+        await trio.lowlevel.checkpoint()
+        tried.append(run.segments)
+        raise OSError(5, "no")
+
+    monkeypatch.setattr(kit.bucket.store._parts.compactor, "compact", failing)
+    compaction = compaction_of(kit)
+    for _ in range(3):
+        await compaction.round()
+    assert len(tried) == compaction.figures.skipped == 1
+
+
 async def test_b42_a_damaged_segment_is_skipped_and_the_rest_done(autojump_clock, kit: Kit) -> None:
     datas = blobs(60)
     await upload(kit, *datas)

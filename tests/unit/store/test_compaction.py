@@ -12,7 +12,7 @@ import trio.testing
 
 from ostnode.errors import DataCorruptError
 from ostnode.store.errors import NoSpaceError, StoreFailedError, StoreFullError
-from ostnode.store.format import record_bytes
+from ostnode.store.format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, record_bytes
 from ostnode.store.keyspace import Writer
 from ostnode.store.memoryindex import MemoryIndex
 from ostnode.store.output import Copy
@@ -39,7 +39,7 @@ from tests.support.compactkit import (
     touch,
     unset,
 )
-from tests.support.simdisk import SimDisk, copy_index
+from tests.support.simdisk import SimDisk, SimFile, copy_index
 
 
 def body(number: int, size: int = 3000) -> bytes:
@@ -287,6 +287,39 @@ async def test_b41_damaged_records_are_copied_as_they_are_and_named(
     async with opened(disk.killed(0), index=MemoryIndex()) as store:
         assert [p.what for p in store.problems] == [Damage.PAYLOAD] * 2
         assert set(shown) - set(rows_of(store.durable)) == {b"Mk5"}
+
+
+@pytest.mark.parametrize("what", ["bulk", "metadata"])
+async def test_b42_what_cannot_be_read_is_not_copied_as_zeros(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The disk may read it the next time. What is dead nobody asks for."""
+    disk, bad = SimDisk(), [0]
+    read_into = SimFile.read_into
+
+    def failing(file: SimFile, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        if any(offset <= at < offset + len(buffer) for at in bad):
+            raise OSError(errno.EIO, "bad sector")
+        return read_into(file, offset, buffer, wait=wait)
+
+    async with opened(disk) as store:
+        await fill(store, range(40))
+        await store.commit([remove(number) for number in range(0, 40, 2)])
+        work = store.compaction_pass()
+        first = (await judge_all(store, work))[0]
+        run = Run((first.number,), first.first_seq, first.last_seq, first.nbytes, 0)
+        live = extent_of(store.durable, 1)
+        record = live.offset + record_bytes(live.length) if what == "metadata" else live.offset
+        before = list(disk.files)
+        bad[:] = [record + RECORD_HEADER_BYTES + 2]
+        monkeypatch.setattr(SimFile, "read_into", failing)
+        with pytest.raises(OSError, match="bad sector"):
+            await work.compact(run, FREE)
+        assert list(disk.files) == before
+        bad[:] = [SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES + 2]  # in a dead payload
+        done = await work.compact(run, FREE)
+        assert (done.problems, done.dropped > 0) == ((), True)
+        await intact(store, [1, 3, 39])
 
 
 async def test_b58_tombstones_go_when_nothing_is_left_that_they_undo(
