@@ -219,9 +219,10 @@ class Staging:
         """
         if not group:
             raise ValueError("a group has at least one record")
-        lengths, total, bulk = [], 0, False
+        payloads, lengths, total, bulk = [], [], 0, False
         for new in group:
             length = memoryview(new.payload).nbytes
+            payloads.append(new.payload)
             lengths.append(length)
             total += record_bytes(length)
             bulk = bulk or new.kind in self._bulk_kinds
@@ -241,7 +242,7 @@ class Staging:
             records.append(self._placed(new, seq, batch.number, extent))
             seq += 1
             offset += record_bytes(length)
-        return Plan(records, [new.payload for new in group], batch, seal, total)
+        return Plan(records, payloads, batch, seal, total)
 
     def _placed(self, new: NewRecord, seq: int, batch: int, extent: Extent) -> Record:
         kind, payload, blob, number, index, digest = new
@@ -249,21 +250,25 @@ class Staging:
         payload = b"" if kind in self._bulk_kinds else bytes(payload)
         return Record(kind, seq, batch, number, index, blob, payload, digest, extent)
 
-    def accept(self, plan: Plan) -> None:
-        """Make a plan true; no other plan may have been accepted in between."""
-        if plan.seal is not None:
-            self.queue.append(plan.seal)
+    def accept(self, plan: Plan) -> bool:
+        """Make a plan true; no other plan may have been accepted in between. Says whether the
+        batch is a new one.
+        """
+        records, payloads, batch, seal, nbytes = plan
+        if seal is not None:
+            self.queue.append(seal)
             self._roll()
-        batch = plan.batch
-        if not batch.records:
+        is_new = not batch.records
+        if is_new:
             self.queue.append(batch)
             self._next_batch = batch.number + 1
-        batch.records += plan.records
-        batch.payloads += plan.payloads
-        batch.end += plan.nbytes
+        batch.records += records
+        batch.payloads += payloads
+        batch.end += nbytes
         self._offset = batch.end
-        self._entries += len(plan.records)
-        self.next_seq = plan.records[-1].seq + 1
+        self._entries += len(records)
+        self.next_seq = records[-1].seq + 1
+        return is_new
 
     def take_closed(self) -> Batch | None:
         """The oldest batch when it has others behind it. Any thread: nobody joins it any more, as
@@ -278,13 +283,15 @@ class Staging:
         else:
             self.close_segment()
 
-    def close_segment(self) -> None:
-        """Queue the seal of the current segment, if it holds anything."""
-        if self._entries:
-            seal = self._seal()
-            self.queue.append(seal)
-            self._roll()
-            self.next_seq, self._next_batch = seal.next_seq, seal.number + 1
+    def close_segment(self) -> Batch | None:
+        """Queue the seal of the current segment; None when it holds nothing."""
+        if not self._entries:
+            return None
+        seal = self._seal()
+        self.queue.append(seal)
+        self._roll()
+        self.next_seq, self._next_batch = seal.next_seq, seal.number + 1
+        return seal
 
     def take_segment(self) -> int:
         """A number that no other segment has or will have."""

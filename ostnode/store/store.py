@@ -232,6 +232,13 @@ class Store:
         stored = self._parts.recovered.stored + self._commit.written
         return SpaceInfo(total, free, stored - self._parts.compactor.shrunk)
 
+    async def roll(self) -> None:
+        """Seal the segment that is being written to, so that the calls below reach all of the log.
+
+        Nothing on a full disk. Raises StoreFailedError.
+        """
+        await self._commit.roll()
+
     def segments(self) -> list[SegmentInfo]:
         """The segments in the order of the log."""
         return self._parts.catalog.infos(self.durable)

@@ -116,6 +116,11 @@ class GroupCommit:
         self._work.set()
         return False
 
+    @property
+    def _lacks_room(self) -> bool:
+        """Whether a file is to be made, or the reserve."""
+        return self._staging.wanted() is not None or not self._space.whole
+
     async def make_room(self) -> None:
         """Have the file made that is wanted, and the reserve. A full disk is asked now and then."""
         while (want := self._staging.wanted()) is not None or not self._space.whole:
@@ -145,10 +150,10 @@ class GroupCommit:
 
     def accept(self, plan: Plan) -> None:
         """Queue a group that has been applied."""
-        self._staging.accept(plan)
+        if self._staging.accept(plan):
+            self._unfinished[plan.batch.number] = plan.batch
+            self._work.set()
         self.admission.take(plan.nbytes)
-        self._unfinished[plan.batch.number] = plan.batch
-        self._work.set()
 
     def keep_up(self, upkeep: Upkeep) -> None:
         """Queue changes that are in the overlay already and that no record makes."""
@@ -184,6 +189,21 @@ class GroupCommit:
             await self.wait(next(reversed(self._unfinished.values())))
         else:
             await trio.lowlevel.checkpoint()
+
+    async def roll(self) -> None:
+        """Seal the open segment: it can be judged, rewritten and scrubbed then.
+
+        Not on a full disk, where what is left of it may be all there is.
+        """
+        self.check_open()
+        seal = self._staging.close_segment() if self.takes_bulk else None
+        if seal is None:
+            await trio.lowlevel.checkpoint()
+            return
+        self._unfinished[seal.number] = seal
+        self.admission.take(seal.nbytes)
+        self._work.set()
+        await self.wait(seal)
 
     async def run(self) -> None:
         """Write batches until `close`. Raises StoreFailedError after the first failure.
@@ -233,13 +253,17 @@ class GroupCommit:
             if following is None:
                 return None
             batch = following
-            token.run_sync_soon(self._answer, idempotent=True)
+            token.run_sync_soon(self._answer_meanwhile, idempotent=True)
 
     def _answer(self) -> None:
         """Tell who waits for what is durable."""
         while self._written:
             self._completed(self._written.popleft())
-        if self._staging.wanted() is not None or not self._space.whole:
+
+    def _answer_meanwhile(self) -> None:
+        """While the worker is at the next batch."""
+        self._answer()
+        if self._lacks_room:
             self._goes_on = False  # the worker is wanted by `make_room`
 
     async def close(self) -> None:
@@ -257,7 +281,8 @@ class GroupCommit:
         queue = self._staging.queue
         while True:
             self._work = trio.Event()
-            await self.make_room()
+            if self._lacks_room:
+                await self.make_room()
             if self._broken is not None:
                 raise self._broken
             if queue:

@@ -112,6 +112,7 @@ class Compaction:
         """Go through everything until that frees no more."""
         self._asked, self._on_demand = False, True
         self._tell(pass_freed=0, ended_at=0)
+        await self._close_dead_segment()
         for _ in range(_PASSES_MAX):
             before = self.figures.freed
             numbers = [info.number for info in self._store.segments() if info.sealed]
@@ -121,6 +122,12 @@ class Compaction:
         self._on_demand = False
         self._tell(passes=self.figures.passes + 1, ended_at=int(self._clock.now()))
         log.info("compaction pass ended", freed=self.figures.pass_freed)
+
+    async def _close_dead_segment(self) -> None:
+        """The segment that is written to is rewritten like any other, once it is sealed."""
+        for info in self._store.segments():
+            if not info.sealed and info.dead_bytes > (1 - ON_DEMAND_SHARE) * info.nbytes:
+                await self._store.roll()
 
     async def round(self) -> None:
         """Look at the segments whose estimate has changed enough, and at runs of tiny ones; now and

@@ -114,8 +114,17 @@ class Scrubbing:
         self._hurried, self._asked = self._asked, False
         self._over, self._damaged, self._end = False, set(), (0, 0.0)
         before, now = self.place, int(self._clock.now())
+        if self._hurried or self._was_open_before(before):
+            await self._store.roll()
         self.place = ScrubPosition(before.cycle + 1, now, 0, 0, 0, before.completed_at)
         await self._save()
+
+    def _was_open_before(self, place: ScrubPosition) -> bool:
+        """Whether the segment that is written to was so when the last cycle ended, at `place`."""
+        infos = self._store.segments()
+        return bool(place.cycle and infos and not infos[-1].sealed) and (
+            infos[-1].first_seq <= place.seq + 1
+        )
 
     async def _cycle(self) -> None:
         """Read to the end of the log, or until somebody asks for a new cycle."""

@@ -130,6 +130,28 @@ async def test_b64_damage_is_on_record_with_blob_and_accessors(autojump_clock, k
     assert await readable(kit, *datas[:3], *datas[4:])
 
 
+@pytest.mark.parametrize("asked", [True, False])
+async def test_b64_the_segment_that_is_written_to_is_read_as_well(
+    autojump_clock, kit: Kit, *, asked: bool
+) -> None:
+    """At once when somebody asks, else within two periods."""
+    (data,) = blobs(1)
+    await upload(kit, data)
+    scrubbing = scrubbing_of(kit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        await trio.sleep(60)
+        kit.disk.flip(*place_of(kit, data))
+        if asked:
+            scrubbing.ask()
+            await trio.sleep(60)
+        else:
+            await advance(kit, 2 * PERIOD_S)
+        nursery.cancel_scope.cancel()
+    (finding,) = list_findings(kit.bucket.desk.durable, 10)
+    assert finding.blob == blob_of(data)
+
+
 async def test_b64_what_reads_well_again_is_healed(autojump_clock, kit: Kit) -> None:
     """A disk may give errors for a while only."""
     datas = blobs(60)
