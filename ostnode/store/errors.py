@@ -52,6 +52,13 @@ class IndexLimitError(StoreError):
         super().__init__(f"the key index has filled its map of {nbytes} bytes: {reason}")
 
 
+class IndexDamagedError(StoreError):
+    """The key index is not what was written. The log is: the next start makes it anew."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the key index is damaged, {what}; the next start makes it anew")
+
+
 class NoSpaceError(OSError):
     """A write or an allocation met ENOSPC or EDQUOT; it may be made again, the same bytes.
 

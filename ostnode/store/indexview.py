@@ -11,6 +11,7 @@ from typing import Final
 import lmdb
 from typing_extensions import override
 
+from ostnode.store.errors import IndexDamagedError
 from ostnode.store.keyspace import Covered
 from ostnode.store.lmdbindex import DATABASES_MAX, MAP_BYTES_MAX, LmdbIndex
 
@@ -85,6 +86,13 @@ class ScratchIndex(LmdbIndex):
     @override
     def open(self) -> Covered | None:
         self.covered = super().open()
+        if not self.is_proven:
+            try:
+                for _ in self.audit():
+                    pass
+            except IndexDamagedError:
+                self.reset()
+                self.covered = None
         return self.covered
 
     @override

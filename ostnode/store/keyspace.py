@@ -9,7 +9,7 @@ snapshot open.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -82,8 +82,14 @@ class Covered:
 class KeyIndex(Protocol):
     """The durable half of the key space, derived from the log and rebuilt when it is lost.
 
-    `get` and `page` may be called while another thread is in `commit`.
+    `get` and `page`, and a step of one audit, may be called while another thread is in `commit`.
+    All raise IndexDamagedError when they meet damage.
     """
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether all rows were known to be right when it was opened, or audited since."""
+        ...
 
     def open(self) -> Covered | None:
         """Open it. None when it is missing, damaged or cannot be trusted: then it is empty."""
@@ -111,6 +117,18 @@ class KeyIndex(Protocol):
         Nothing of it is done when it raises NoSpaceError, after which it may be tried again, or
         IndexLimitError, after which it will not do better.
         """
+        ...
+
+    def audit(self) -> Generator[None]:
+        """Prove all rows, as they are when it begins, in steps of about a millisecond.
+
+        Raises IndexDamagedError; then the next `open` finds nothing to be trusted. Whether it
+        ends by itself or is closed, nothing is held afterwards.
+        """
+        ...
+
+    def nbytes(self) -> int:
+        """Bytes of the disk that it takes."""
         ...
 
     def close(self, *, clean: bool) -> None:

@@ -3,7 +3,7 @@
 A pass goes through the sealed segments in the order of the log. Its place is a sequence number, so
 it survives restarts, and compaction in between: what a record was copied to is in the same place.
 The segment being written to is left for the next pass; recovery has read it if it is ever needed
-before.
+before. A pass ends with an audit of the key index.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import trio
 
 from ostnode.env import Worker
+from ostnode.store.auditing import Auditor
 from ostnode.store.checking import Checked, SegmentCheck, Suspect
 from ostnode.store.disk import Disk
 from ostnode.store.keyspace import Reader
@@ -64,23 +65,31 @@ class Scrubber:
     """Checks sealed segments step by step. One step at a time; it belongs to the event loop."""
 
     def __init__(
-        self, disk: Disk, worker: Worker, pins: Pins, schema: Schema, rows: Reader
+        self,
+        disk: Disk,
+        worker: Worker,
+        pins: Pins,
+        schema: Schema,
+        rows: Reader,
+        auditor: Auditor,
     ) -> None:
         self._disk, self._worker, self._pins = disk, worker, pins
-        self._schema, self._rows = schema, rows
+        self._schema, self._rows, self._auditor = schema, rows, auditor
         self._open: _Open | None = None
 
     async def step(self, after_seq: int, pace: Pace, limit_bytes: int = SLICE_BYTES) -> ScrubSlice:
         """Check records behind `after_seq`, about `limit_bytes` of one segment, then pay for it.
 
         Damage is reported once in a pass, and again in the next one. A record that is needed no
-        more is not damaged, whatever its bytes are.
+        more is not damaged, whatever its bytes are. Raises StoreFailedError when the key index is
+        damaged.
         """
         here = self._open
         if here is None or here.after_seq != after_seq:
             self._open = here = None
             turn = await self._worker.run(_next_turn, self._disk, after_seq)
             if turn is None:
+                await self._auditor.audit()
                 missing = await self._worker.run(_missing, self._disk)
                 return ScrubSlice(after_seq, done=True, problems=tuple(missing))
         else:

@@ -17,6 +17,7 @@ from typing_extensions import Buffer
 
 from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
+from ostnode.store.auditing import Auditor
 from ostnode.store.catalog import Catalog, SegmentInfo
 from ostnode.store.compaction import Compacted, CompactionPass, Compactor, Spending
 from ostnode.store.disk import Disk
@@ -98,6 +99,7 @@ class Parts:
     staging: Staging
     commit: GroupCommit
     reading: SegmentReader
+    auditor: Auditor
     scrubber: Scrubber
     catalog: Catalog
     compactor: Compactor
@@ -135,6 +137,11 @@ class Store:
     def corrupt_reads(self) -> int:
         """How many reads met bytes that are not what was written."""
         return self._parts.reading.corrupt_reads
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the disk that the key index takes."""
+        return self._parts.index.nbytes()
 
     @property
     def queued_bytes(self) -> int:
@@ -304,7 +311,7 @@ async def open_store(
         commit = parts.commit
         try:
             await commit.make_room()
-            async with _writing(commit):
+            async with _writing(commit, parts.auditor):
                 yield Store(parts)
         finally:
             parts.reading.close()
@@ -352,7 +359,8 @@ def _put_together(
         marker_delay_s=options.marker_delay_s,
     )
     reading = SegmentReader(disk, cold, options.segments_open_max, verify=options.verify_reads)
-    scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable)
+    auditor = Auditor(index, maintenance, commit.fail)
+    scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable, auditor)
     compactor = Compactor(
         disk=disk,
         worker=maintenance,
@@ -365,18 +373,19 @@ def _put_together(
         reading=reading,
         catalog=catalog,
     )
-    upkeep = (scrubber, catalog, compactor)
+    upkeep = (auditor, scrubber, catalog, compactor)
     core = (overlay, staging, commit, reading)
     return Parts(options, schema, recovered, disk, index, *core, *upkeep)
 
 
 @asynccontextmanager
-async def _writing(commit: GroupCommit) -> AsyncIterator[None]:
+async def _writing(commit: GroupCommit, auditor: Auditor) -> AsyncIterator[None]:
     """The writer task around the body; leaving writes what is staged, within a deadline."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commit.run)
         nursery.start_soon(commit.close_bursts)
         nursery.start_soon(commit.watch_room)
+        nursery.start_soon(auditor.run)
         try:
             yield
         finally:

@@ -40,6 +40,12 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyIndex]:
     made.close(clean=False)
 
 
+def audit(index: KeyIndex) -> None:
+    for _ in index.audit():
+        pass
+    assert index.is_proven
+
+
 def rows(index: KeyIndex) -> dict[bytes, bytes]:
     return dict(index.page(b"", None, 1 << 20))
 
@@ -166,12 +172,25 @@ def test_reading_while_another_thread_commits(index: KeyIndex) -> None:
     assert rows(index) == dict.fromkeys(keys, b"%d" % written[0] * 1000)
 
 
+def test_an_audit_may_be_ended_and_begun_again(index: KeyIndex) -> None:
+    keys = [bytes([65 + i % 5]) + b"%05d" % i for i in range(9000)]
+    index.commit(dict.fromkeys(keys, b"v"), at(1))
+    steps = index.audit()
+    next(steps)
+    steps.close()
+    index.commit({keys[7]: None}, at(2))
+    audit(index)
+    assert index.nbytes() >= 0
+
+
 _KEY = st.builds(
     bytes.__add__, st.sampled_from([b"\0", b"A", b"B", b"\xff"]), st.binary(max_size=3)
 )
 _CHANGES = st.dictionaries(_KEY, st.none() | st.binary(max_size=9), max_size=12)
 _BOUNDS = st.tuples(st.just(b"") | _KEY, st.none() | _KEY, st.integers(1, 9))
-_STEPS = st.lists(st.sampled_from(["reset", "clean", "killed"]) | _CHANGES | _BOUNDS, max_size=20)
+_STEPS = st.lists(
+    st.sampled_from(["reset", "clean", "killed", "audit"]) | _CHANGES | _BOUNDS, max_size=20
+)
 
 
 @pytest.mark.parametrize("make", [make_lmdb, make_memory], ids=["lmdb", "memory"])
@@ -190,7 +209,10 @@ def test_it_acts_like_a_dict(
         if step == "reset":
             index.reset()
             model, covered = {}, None
+        elif step == "audit":
+            audit(index)
         elif isinstance(step, str):
+            audit(index)  # two kills before the end of one are one too many
             index.close(clean=step == "clean")
             assert index.open() == covered
             index.recovered()

@@ -6,10 +6,12 @@ import errno
 import os
 import struct
 
+import pytest
 import trio
 import trio.testing
 
 from ostnode.env import InlineWorker
+from ostnode.store.auditing import Auditor
 from ostnode.store.format import (
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -50,7 +52,8 @@ async def filled(disk: SimDisk, chunks: int = 30) -> list[Extent]:
 
 def scrubber(disk: SimDisk, pins: Pins | None = None) -> Scrubber:
     rows = DurableReader(disk.index)
-    return Scrubber(disk, InlineWorker(), pins or Pins(), Choosy(), rows)
+    auditor = Auditor(disk.index, InlineWorker(), pytest.fail)
+    return Scrubber(disk, InlineWorker(), pins or Pins(), Choosy(), rows, auditor)
 
 
 async def whole_pass(scrub: Scrubber, after: int = 0, limit: int = 16 << 10) -> list[ScrubSlice]:
