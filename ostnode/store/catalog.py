@@ -51,6 +51,8 @@ class Catalog:
             for file, end in zip(found, ends, strict=True)
         ]
         self._open: SegmentInfo | None = None
+        """As it began; `_end` is where it is now: the last sequence number, and bytes."""
+        self._end = (0, 0)
 
     @property
     def sealed(self) -> Sequence[SegmentInfo]:
@@ -59,7 +61,7 @@ class Catalog:
 
     def infos(self, rows: Reader) -> list[SegmentInfo]:
         """All of them, with the estimates that are in `rows`."""
-        every = self._sealed + ([self._open] if self._open else [])
+        every = self._sealed + ([self._grown(self._open)] if self._open else [])
         return [
             replace(info, dead_bytes=parse_dead(rows.get(dead_key(info.number)))) for info in every
         ]
@@ -77,7 +79,6 @@ class Catalog:
         """A batch is durable: the open segment has grown, or is sealed now."""
         if not batch.records:
             return
-        last = batch.records[-1].seq
         if self._open is None or self._open.number != batch.segment:
             assert batch.offset == SEGMENT_HEADER_BYTES
             first = batch.records[0].seq
@@ -85,18 +86,21 @@ class Catalog:
                 number=batch.segment,
                 generation=0,
                 first_seq=first,
-                last_seq=last,
+                last_seq=first,
                 first_batch=batch.number,
-                nbytes=batch.end,
-                allocated=batch.end,
+                nbytes=batch.offset,
+                allocated=batch.offset,
                 dead_bytes=0,
                 sealed=False,
             )
-        grown = {"last_seq": last, "nbytes": batch.end, "allocated": batch.end}
-        self._open = replace(self._open, **grown, sealed=batch.seals)
+        self._end = (batch.records[-1].seq, batch.end)
         if batch.seals:
-            self._sealed.append(self._open)
+            self._sealed.append(replace(self._grown(self._open), sealed=True))
             self._open = None
+
+    def _grown(self, began: SegmentInfo) -> SegmentInfo:
+        last, nbytes = self._end
+        return replace(began, last_seq=last, nbytes=nbytes, allocated=nbytes)
 
     def replaced(self, inputs: Sequence[SegmentInfo], output: SegmentInfo) -> None:
         """An output stands for its inputs."""
