@@ -160,7 +160,7 @@ class Compactor:
             first,
             number=number,
             generation=generation,
-            last_seq=inputs[-1].last_seq,
+            last_seq=copy.last_seq,
             nbytes=copy.nbytes,
             allocated=copy.nbytes,
         )

@@ -93,6 +93,8 @@ class Copy:
         self._waiting = 0
         self._synced = 0
         self._last_batch = 0
+        self.last_seq = 0
+        """Where the inputs' range ends."""
         self._slices = self._copy_all()
 
     def create(self, length: int) -> None:
@@ -113,13 +115,15 @@ class Copy:
     def seal(self, last_seq: int, judged_at: int) -> None:
         """Make the records durable, then the seal, then the name.
 
+        `last_seq` is said to be the inputs' last: a damaged trailer may have told too little.
         `judged_at` is the batch that the key index had come to when the last record was judged.
         """
         file = self._opened()
+        self.last_seq = max(self.last_seq, last_seq)
         with _writing():
             self._flush()
             file.sync()
-            place = (last_seq, self._last_batch)
+            place = (self.last_seq, self._last_batch)
             write_seal(file, self._key, self.nbytes, self._entries, place, number=judged_at)
             self._disk.sync_names()
         self.sealed = True
@@ -160,7 +164,7 @@ class Copy:
         contents = read_contents(source, header)
         if contents.footer_damaged:
             self.problems.append(Problem(Damage.FOOTER, number, 0, source.size()))
-        self._last_batch = contents.last_batch
+        self._last_batch, self.last_seq = contents.last_batch, contents.last_seq
         window = ExactWindow(source, _WINDOW_BYTES)
         verdicts = judged(window, number, contents.entries, self._schema, self._rows)
         done = records = 0

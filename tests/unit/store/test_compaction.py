@@ -322,6 +322,31 @@ async def test_b42_what_cannot_be_read_is_not_copied_as_zeros(
         await intact(store, [1, 3, 39])
 
 
+async def test_b58_an_output_of_a_damaged_output_ends_where_its_records_do(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As the end of the log it says which sequence number is next."""
+    disk = await filled(range(20))
+    async with opened(disk) as store:
+        await store.compact(await sealed_run(store), FREE)
+        last = store.next_seq - 1
+        disk = disk.killed(0)
+    name = [name for name in disk.names() if any(disk.files[name].seen)][-1]
+    disk.flip(name, len(disk.files[name].seen) - 8)
+    async with opened(disk) as store:
+        assert [problem.what for problem in store.problems] == [Damage.FOOTER]
+        shown = rows_of(store.durable)
+        await store.compact(await sealed_run(store), FREE)
+        assert [info.last_seq for info in store.segments()] == [last]
+        disk = disk.killed(0)
+    async with opened(disk) as store:
+        assert store.next_seq > last
+        await store.commit([add(100, body(100))])
+    async with opened(disk, index=MemoryIndex()) as store:
+        assert store.problems == ()
+        assert rows_of(store.durable).items() >= shown.items()
+
+
 async def test_b58_tombstones_go_when_nothing_is_left_that_they_undo(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
