@@ -18,17 +18,18 @@ from typing_extensions import Buffer
 from ostnode.env import Clock, Rng, Worker
 from ostnode.store.admission import Admitted
 from ostnode.store.auditing import Auditor
-from ostnode.store.catalog import Catalog, SegmentInfo
-from ostnode.store.compaction import Compacted, CompactionPass, Compactor, Spending
+from ostnode.store.catalog import SegmentInfo
+from ostnode.store.compaction import Compacted, CompactionPass, Spending
 from ostnode.store.disk import Disk
 from ostnode.store.errors import StoreFullError
 from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.judging import Judgement
-from ostnode.store.keyspace import DurableReader, KeyIndex, Overlay, Reader
+from ostnode.store.keyspace import DurableReader, KeyIndex, Reader
 from ostnode.store.log import Log
+from ostnode.store.options import StoreOptions
 from ostnode.store.pace import Pace
+from ostnode.store.parts import Parts, put_together
 from ostnode.store.planning import Run
-from ostnode.store.reading import SegmentReader
 from ostnode.store.record import (
     ROLE_KIND_MAX,
     ZERO_32,
@@ -37,37 +38,17 @@ from ostnode.store.record import (
     Problem,
     SpaceInfo,
 )
-from ostnode.store.recovery import Recovered, recover
+from ostnode.store.recovery import recover
 from ostnode.store.schema import Schema
-from ostnode.store.scrub import Scrubber, ScrubSlice
+from ostnode.store.scrub import ScrubSlice
 from ostnode.store.space import Space
-from ostnode.store.staging import Batch, Staging
+from ostnode.store.staging import Batch
 from ostnode.store.writer import GroupCommit
 
-SEGMENT_BYTES_MIN: Final = 16 << 10
-SEGMENT_BYTES_MAX: Final = 1 << 32
-"""So that every payload's length fits its 32 bits."""
+__all__ = ["Staged", "Store", "StoreOptions", "open_store"]
+
 _CLOSE_DEADLINE_S: Final = 5.0
 """How long closing waits for what is staged; what is not durable by then was never answered."""
-
-
-@dataclass(frozen=True)
-class StoreOptions:
-    """Limits of one store."""
-
-    segment_bytes: int = 256 << 20
-    batch_bytes_max: int = (4 << 20) + (64 << 10)
-    """Four chunks of 1 MiB with their headers and some company."""
-    queue_bytes_max: int = 16 << 20
-    """Bytes admitted or staged and not yet durable."""
-    segments_open_max: int = 64
-    verify_reads: bool = True
-    marker_delay_s: float = 0.05
-    """How long the log is idle before a marker closes a burst."""
-
-    def __post_init__(self) -> None:
-        if not SEGMENT_BYTES_MIN <= self.segment_bytes <= SEGMENT_BYTES_MAX:
-            raise ValueError(f"a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes")
 
 
 @dataclass(slots=True, eq=False)
@@ -84,25 +65,6 @@ class Staged:
         Cancelling it changes nothing: the records are written all the same.
         """
         await self._commit.wait(self._batch)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a store is put together from."""
-
-    options: StoreOptions
-    schema: Schema
-    recovered: Recovered
-    disk: Disk
-    index: KeyIndex
-    overlay: Overlay
-    staging: Staging
-    commit: GroupCommit
-    reading: SegmentReader
-    auditor: Auditor
-    scrubber: Scrubber
-    catalog: Catalog
-    compactor: Compactor
 
 
 class Store:
@@ -307,7 +269,7 @@ async def open_store(
         recovered = await worker.run(space.having_room, recovering)
         log = Log(space, index, recovered.covered, owner, clock, rng)
         workers = (worker, read_worker or worker, maintenance_worker or read_worker or worker)
-        parts = _put_together(disk, options, schema, recovered, index, log, workers)
+        parts = put_together(disk, options, schema, recovered, index, log, workers)
         commit = parts.commit
         try:
             await commit.make_room()
@@ -322,60 +284,6 @@ async def open_store(
                 await worker.run(lambda: index.close(clean=commit.clean))
     finally:
         disk.unlock()
-
-
-def _put_together(
-    disk: Disk,
-    options: StoreOptions,
-    schema: Schema,
-    recovered: Recovered,
-    index: KeyIndex,
-    log: Log,
-    workers: tuple[Worker, Worker, Worker],
-) -> Parts:
-    """The parts over a recovered log; `workers` write, read what is cold, and do the upkeep."""
-    worker, cold, maintenance = workers
-    overlay, durable = Overlay(index), DurableReader(index)
-    catalog = Catalog(recovered.segments)
-    staging = Staging(
-        recovered.position,
-        options.segment_bytes,
-        options.batch_bytes_max,
-        ahead_bytes=options.queue_bytes_max,
-        bulk_kinds=schema.bulk_kinds,
-    )
-
-    def written(batch: Batch) -> None:
-        overlay.retire(batch.changes)
-        catalog.completed(batch)
-
-    commit = GroupCommit(
-        staging,
-        worker,
-        log.write,
-        written,
-        log.space,
-        queue_bytes_max=options.queue_bytes_max,
-        marker_delay_s=options.marker_delay_s,
-    )
-    reading = SegmentReader(disk, cold, options.segments_open_max, verify=options.verify_reads)
-    auditor = Auditor(index, maintenance, commit.fail)
-    scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable, auditor)
-    compactor = Compactor(
-        disk=disk,
-        worker=maintenance,
-        schema=schema,
-        durable=durable,
-        overlay=overlay,
-        staging=staging,
-        commit=commit,
-        log=log,
-        reading=reading,
-        catalog=catalog,
-    )
-    upkeep = (auditor, scrubber, catalog, compactor)
-    core = (overlay, staging, commit, reading)
-    return Parts(options, schema, recovered, disk, index, *core, *upkeep)
 
 
 @asynccontextmanager
