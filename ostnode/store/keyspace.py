@@ -24,6 +24,7 @@ KEY_BYTES_MAX: Final = 480
 RESERVED: Final = b"\0"
 """Keys that begin so are the store's own: no role reads or writes them."""
 _DEAD: Final = RESERVED + b"d"
+_DEAD_END: Final = RESERVED + b"e"
 _NUMBER: Final = struct.Struct(">Q")
 _FIRST_PAGE: Final = 16
 _PAGE_MAX: Final = 256
@@ -142,6 +143,27 @@ def dead_key(segment: int) -> bytes:
     An output has one from its swap on: without it the index has missed the swap.
     """
     return _DEAD + _NUMBER.pack(segment)
+
+
+def dead_rows(rows: Reader) -> dict[int, int]:
+    """The estimates of all segments, by number."""
+    return {_numbered(key): parse_dead(value) for key, value in rows.scan(_DEAD)}
+
+
+def dead_changes(changes: Mapping[bytes, bytes | None]) -> dict[int, int | None]:
+    """The estimates that a batch changes, by number; None for one that is gone."""
+    # Most batches change none, and one look at the least key is all they cost.
+    if not changes or min(changes) >= _DEAD_END:
+        return {}
+    return {
+        _numbered(key): None if value is None else parse_dead(value)
+        for key, value in changes.items()
+        if key.startswith(_DEAD)
+    }
+
+
+def _numbered(key: bytes) -> int:
+    return int(_NUMBER.unpack_from(key, len(_DEAD))[0])
 
 
 def pack_dead(nbytes: int) -> bytes:

@@ -50,7 +50,7 @@ def put_together(
     """The parts over a recovered log; `workers` write, read what is cold, and do the upkeep."""
     worker, cold, maintenance = workers
     overlay, durable = Overlay(index), DurableReader(index)
-    catalog = Catalog(recovered.segments)
+    catalog = Catalog(recovered.segments, durable)
     staging = Staging(
         recovered.position,
         options.segment_bytes,

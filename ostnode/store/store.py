@@ -210,7 +210,7 @@ class Store:
 
     def segments(self) -> list[SegmentInfo]:
         """The segments in the order of the log."""
-        return self._parts.catalog.infos(self.durable)
+        return self._parts.catalog.infos()
 
     async def judge(self, number: int) -> Judgement:
         """What the records of a sealed segment are worth now; ValueError when it is none.
