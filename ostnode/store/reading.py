@@ -14,10 +14,17 @@ from ostnode.env import Worker
 from ostnode.errors import DataCorruptError
 from ostnode.store.buffers import Buffers
 from ostnode.store.disk import Disk, File
-from ostnode.store.format import DIGEST_BYTES, RECORD_HEADER_BYTES, RecordHeader, segment_key
+from ostnode.store.format import (
+    DIGEST_BYTES,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    RecordHeader,
+    SegmentHeader,
+    segment_key,
+)
 from ostnode.store.pins import Pins
 from ostnode.store.record import Extent
-from ostnode.store.segment import read_header, segment_name
+from ostnode.store.segment import read, segment_name
 
 _INLINE_READ_MAX: Final = 1 << 20
 """Copying this much out of the page cache takes 0.1 ms, no longer than a hop to a thread."""
@@ -34,7 +41,8 @@ class _Segment:
     """An open segment: who is reading it, and which payloads have been verified since."""
 
     def __init__(self, number: int, file: File, buffers: Buffers) -> None:
-        header = read_header(file)
+        # An error of the disk may pass: it is raised as such, and quarantines nothing.
+        header = SegmentHeader.parse(read(file, 0, SEGMENT_HEADER_BYTES))
         if header is None or header.number != number:
             raise DataCorruptError("a segment's header is damaged", segment=number)
         self.key = segment_key(header.uuid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from random import Random
 
 import pytest
@@ -343,3 +344,25 @@ async def test_large_payloads_are_verified_in_a_thread() -> None:
         assert bytes(await store.read(extents(store.state)[0])) == bytes(size)
         assert worker.calls.count("verified_waited") == 1
         assert worker.calls.count("waited") == 0
+
+
+@pytest.mark.parametrize("where", ["header", "payload"])
+async def test_b41_a_disk_that_does_not_read_now_is_not_taken_for_damage(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    async with opened(SimDisk()) as store:
+        await store.commit([chunk(b"x" * 100)])
+        (extent,) = extents(store.state)
+        bad, read_into = 100 if where == "header" else extent.offset + 100, SimFile.read_into
+
+        def failing(file: SimFile, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+            if offset <= bad < offset + len(buffer):
+                raise OSError(errno.EIO, "bad sector")
+            return read_into(file, offset, buffer, wait=wait)
+
+        monkeypatch.setattr(SimFile, "read_into", failing)
+        with pytest.raises(OSError, match="bad sector"):
+            await store.read(extent)
+        monkeypatch.undo()
+        assert bytes(await store.read(extent)) == b"x" * 100
+        assert store.corrupt_reads == 0
