@@ -89,11 +89,11 @@ async def test_a_free_thread_starts_before_any_other_task_runs() -> None:
 
 async def test_work_is_never_abandoned_half_way() -> None:
     """A cancelled caller waits for the thread: a write must not go on behind its back."""
-    started = trio.Event()
+    started, token = trio.Event(), trio.lowlevel.current_trio_token()
     release, finished = threading.Event(), threading.Event()
 
     def work() -> None:
-        trio.from_thread.run_sync(started.set)
+        token.run_sync_soon(started.set)
         release.wait(10)
         finished.set()
 
