@@ -162,6 +162,7 @@ def _disk_text(info: MaintenanceInfo) -> str:
         "segments": info.segments.count,
         "allocated": size_text(info.segments.allocated),
         "dead": f"about {size_text(info.segments.dead)}",
+        "key_index": size_text(info.key_index),
         "corrupt_reads": info.corrupt_reads,
         "maintenance": "paused" if info.paused else "allowed",
     })

@@ -63,6 +63,7 @@ def _space(store: Store, maintenance: Maintenance) -> Iterator[Metric]:
     )
     yield _gauge("dead_bytes", "Of records nothing needs any more: an estimate", dead)
     yield _gauge("live_bytes", "Of all other records: an estimate", live)
+    yield _gauge("key_index_bytes", "What the key index takes on the disk", store.index_bytes)
 
 
 def _log(store: Store) -> Iterator[Metric]:

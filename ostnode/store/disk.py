@@ -44,6 +44,13 @@ class File(Protocol):
         """
         ...
 
+    def next_data(self, offset: int) -> int:
+        """Where, from `offset` on, anything but zeros may be; the end of the file if nowhere.
+
+        What is allocated and was never written need not be read to know that.
+        """
+        ...
+
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write all of `buffers`, one after the other, from `offset` on. Not durable yet."""
         ...
@@ -158,6 +165,13 @@ class RealFile(File):
                 break
             done += count
         return done
+
+    @override
+    def next_data(self, offset: int) -> int:
+        try:
+            return os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size() if error.errno == errno.ENXIO else offset
 
     @override
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:

@@ -18,8 +18,13 @@ class _Content:
     """What a file would hold: `kept` bytes of the real one, and what was written over it."""
 
     def __init__(self, size: int) -> None:
-        self.kept = self.length = size
+        self.size = self.kept = self.length = size
         self.patches: list[tuple[int, bytes]] = []
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was written to it and nothing cut off."""
+        return not self.patches and self.kept == self.length == self.size
 
     def write(self, offset: int, data: bytes) -> None:
         self.patches.append((offset, data))
@@ -55,6 +60,10 @@ class _FrozenFile(File):
         buffer[real:length] = bytes(length - real)
         content.apply(offset, buffer[:length])
         return length
+
+    @override
+    def next_data(self, offset: int) -> int:
+        return self._file.next_data(offset) if self._content.is_as_it_was else offset
 
     @override
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:

@@ -68,7 +68,7 @@ class MemoryIndex(KeyIndex):
 
     @override
     def nbytes(self) -> int:
-        return 0
+        return sum(len(key) + len(value) for key, value in self.page(b"", None, len(self._rows)))
 
     @override
     def close(self, *, clean: bool) -> None:

@@ -88,12 +88,13 @@ class Finding(Message):
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceInfo(Message):
-    """The report of one bucket. `full` says that it takes no uploads."""
+    """The report of one bucket. `full` says that it takes no uploads; `key_index` is bytes."""
 
     paused: bool
     full: bool
     space: Space
     segments: SegmentTotals
+    key_index: Amount
     corrupt_reads: Amount
     compaction: CompactionInfo
     scrub: ScrubInfo

@@ -341,6 +341,10 @@ class SimFile(File):
         return len(data)
 
     @override
+    def next_data(self, offset: int) -> int:
+        return offset
+
+    @override
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         data = b"".join(bytes(memoryview(buffer)) for buffer in buffers)
         crash = self._change(f"write {offset}+{len(data)}")

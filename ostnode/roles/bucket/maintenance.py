@@ -90,6 +90,7 @@ class Maintenance:
             full=self.full,
             space=m.Space(space.total, space.free, space.stored),
             segments=self._segments(),
+            key_index=self._store.index_bytes,
             corrupt_reads=self._store.corrupt_reads,
             compaction=self._compaction(),
             scrub=self._scrub(space.stored),

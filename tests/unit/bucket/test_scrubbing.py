@@ -223,6 +223,7 @@ async def test_operators_calls(autojump_clock, kit: Kit) -> None:
         await trio.sleep(60)
         status = await maintenance.handle(u.MaintenanceStatus())
         assert (status.paused, status.compaction.passes, status.scrub.bytes_done) == (True, 0, 0)
+        assert status.key_index == kit.disk.index.nbytes() > 60 * 100
         await maintenance.handle(u.PauseMaintenance(paused=False))
         await trio.sleep(60)
         status = await maintenance.handle(u.MaintenanceStatus())

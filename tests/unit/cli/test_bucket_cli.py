@@ -31,6 +31,7 @@ INFO = u.MaintenanceInfo(
     full=False,
     space=m.Space(100 << 30, 50 << 30, 4 << 20),
     segments=u.SegmentTotals(3, 4 << 20, 5 << 20, 1 << 20),
+    key_index=7 << 20,
     corrupt_reads=0,
     compaction=COMPACTION,
     scrub=SCRUB,
@@ -80,7 +81,14 @@ def ask(cli: Cli, *arguments: object) -> Result:
 
 def test_status_is_readable_and_complete(cli: Cli, bucket: ScriptedBucket) -> None:
     lines = ask(cli, "status").out
-    for text in ("accepted", "50.0 GiB", "idle", "running", "1.0 MiB (1048576 B) of 4.0 MiB"):
+    for text in (
+        "accepted",
+        "50.0 GiB",
+        "7.0 MiB",
+        "idle",
+        "running",
+        "1.0 MiB (1048576 B) of 4.0 MiB",
+    ):
         assert text in lines
     assert cli.connected == [(ADDRESS.http, cli.key.principal, BUCKET.principal)]
     shown = ask(cli, "status", "--json").json

@@ -57,6 +57,7 @@ async def test_b39_figures_equal_the_truth(autojump_clock) -> None:
         assert gone <= before["dead_bytes"] <= gone + 40 * 2000
         assert before["live_bytes"] >= sum(map(len, kept))
         assert before["full"] == before["queue_bytes"] == before["corrupt_reads_total"] == 0
+        assert before["key_index_bytes"] == kit.disk.index.nbytes() > 60 * 100
         assert before["batches_total"] > 60
         assert before["written_bytes_total"] == before["stored_bytes"]
 

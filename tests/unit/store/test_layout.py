@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from ostnode.store.disk import RealDisk, RealFile
 from ostnode.store.format import (
     FLAG_END,
     FLAG_FIRST,
@@ -106,3 +113,56 @@ def test_files_that_were_never_written_to_are_blank() -> None:
     assert layout.blank == [1, 2, 3]
     assert [number for number, _ in layout.lost] == [4]
     assert layout.highest == 4
+
+
+class CountedFile(RealFile):
+    """Counts the bytes that are read."""
+
+    nbytes = 0
+
+    def read_into(self, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        CountedFile.nbytes += len(buffer)
+        return super().read_into(offset, buffer, wait=wait)
+
+
+@pytest.mark.parametrize("zeros", ["allocated", "sparse"])
+def test_a_prepared_file_is_known_to_be_blank_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zeros: str
+) -> None:
+    disk, size = RealDisk(tmp_path), 64 << 20
+    disk.lock()
+    file = disk.open(segment_name(1), create=True)
+    file.allocate(size) if zeros == "allocated" else file.truncate(size)
+    monkeypatch.setattr("ostnode.store.disk.RealFile", CountedFile)
+    monkeypatch.setattr(CountedFile, "nbytes", 0)
+    if file.next_data(0) != size:
+        pytest.skip("this file system does not tell where data is")
+    assert read_layout(disk).blank == [1]
+    assert CountedFile.nbytes <= 64 << 10
+    for at in (size - 1, 3 << 20, 4096):
+        file.write(at, [bytes(1)])
+        assert read_layout(disk).blank == [1]
+        file.write(at, [b"x"])
+        assert [number for number, _ in read_layout(disk).lost] == [1]
+        file.write(at, [bytes(1)])
+    file.close()
+    disk.unlock()
+
+
+def test_b41_where_the_file_system_cannot_tell_all_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RealDisk(tmp_path)
+    disk.lock()
+    monkeypatch.setattr("os.lseek", _refused)
+    for number, content in ((1, bytes(3 << 20)), (2, bytes(3 << 20) + b"x")):
+        file = disk.open(segment_name(number), create=True)
+        file.write(0, [content])
+        file.close()
+    layout = read_layout(disk)
+    assert (layout.blank, [number for number, _ in layout.lost]) == ([1], [2])
+    disk.unlock()
+
+
+def _refused(*_args: object) -> int:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -149,6 +149,13 @@ def test_b45_a_position_of_another_format_is_not_trusted(directory: Path) -> Non
     assert reopened(directory) == (None, {})
 
 
+def test_it_says_what_it_takes(directory: Path) -> None:
+    index = LmdbIndex(directory, "boot")
+    assert index.nbytes() == (directory / "data.mdb").stat().st_size > 0
+    (directory / "data.mdb").unlink()
+    assert index.nbytes() == 0
+
+
 def test_reset_empties_it(directory: Path) -> None:
     index = LmdbIndex(directory, "boot")
     index.open()
