@@ -47,6 +47,9 @@ _BARGAIN: Final = 4
 _FIRST_LOOK_S: Final = 3600.0
 _LOOK_S: Final = 86_400.0
 """Everything is judged an hour after the start, and a day after the last time, or sooner:"""
+_BURDEN: Final = 8
+"""Once tombstones that may not go are this part of what is stored, all that holds anything dead is
+rewritten: one dead record, in a segment that is not worth it by itself, keeps all behind it."""
 _LOOK_GROWTH: Final = 4
 """when this part of what was stored then, and as many segments, have come on top."""
 
@@ -82,6 +85,8 @@ class Compaction:
         self._asked = False
         self._on_demand = False
         self._judged_at: dict[int, int] = {}
+        self._burden = 0
+        """Bytes of tombstones that may not go, as of the last look at everything."""
         self._look_s = _FIRST_LOOK_S
         self._look: tuple[float, int] | None = None
         """When everything is judged next, and the bytes at which it is done sooner."""
@@ -113,12 +118,7 @@ class Compaction:
         self._asked, self._on_demand = False, True
         self._tell(pass_freed=0, ended_at=0)
         await self._close_dead_segment()
-        for _ in range(_PASSES_MAX):
-            before = self.figures.freed
-            numbers = [info.number for info in self._store.segments() if info.sealed]
-            await self._go_through(numbers, ON_DEMAND_SHARE)
-            if self.figures.freed == before:
-                break
+        await self._go_through_all(ON_DEMAND_SHARE)
         self._on_demand = False
         self._tell(passes=self.figures.passes + 1, ended_at=int(self._clock.now()))
         log.info("compaction pass ended", freed=self.figures.pass_freed)
@@ -134,10 +134,15 @@ class Compaction:
         then at all.
         """
         sealed = [info for info in self._store.segments() if info.sealed]
-        chosen = self._joinable(sealed)
+        share = self._options.upkeep.compact_below
         if self._is_time_for_all():
-            chosen.update(info.number for info in sealed)
             self._look_s, self._look = _LOOK_S, None
+            self._judged_at = {info.number: info.dead_bytes for info in sealed}
+            self._tell(pass_freed=0, ended_at=0)
+            await self._go_through_all(share)
+            self._tell(ended_at=int(self._clock.now()))
+            return
+        chosen = self._joinable(sealed)
         numbers = [
             info.number for info in sealed if info.number in chosen or self._is_worth_a_look(info)
         ]
@@ -149,7 +154,7 @@ class Compaction:
         if not numbers:
             return
         self._tell(pass_freed=0, ended_at=0)
-        await self._go_through(numbers, self._options.upkeep.compact_below)
+        await self._go_through(numbers, share)
         self._tell(ended_at=int(self._clock.now()))
 
     def _is_time_for_all(self) -> bool:
@@ -162,6 +167,10 @@ class Compaction:
             self._look = now + self._look_s, stored + more
         due_at, due_bytes = self._look
         return now >= due_at or stored >= due_bytes
+
+    def _share(self, share: float) -> float:
+        """The live share below which segments are rewritten now."""
+        return 1.0 if self._burden * _BURDEN > self._store.space().stored else share
 
     def _joinable(self, sealed: Sequence[SegmentInfo]) -> set[int]:
         """Small segments side by side, many enough to be joined, of which one at least is new."""
@@ -221,9 +230,22 @@ class Compaction:
             records_max=SEGMENT_RECORDS_MAX,
         )
 
-    async def _go_through(self, numbers: Sequence[int], share: float) -> None:
-        """One pass over these segments, in the log's order, a window of them at a time."""
-        passing = self._store.compaction_pass()
+    async def _go_through_all(self, share: float) -> None:
+        """Again and again until that frees no more."""
+        for _ in range(_PASSES_MAX):
+            before, now = self.figures.freed, self._share(share)
+            numbers = [info.number for info in self._store.segments() if info.sealed]
+            kept = await self._go_through(numbers, now)
+            self._burden = kept if now < 1 else 0
+            if self.figures.freed == before and self._share(share) == now:
+                return
+
+    async def _go_through(self, numbers: Sequence[int], share: float) -> int:
+        """One pass over these segments, in the log's order, a window of them at a time.
+
+        How many bytes of tombstones could not go.
+        """
+        passing, kept = self._store.compaction_pass(), 0
         self._tell(pass_done=0, pass_total=len(numbers))
         for at in range(0, len(numbers), _WINDOW):
             judgements = []
@@ -233,6 +255,7 @@ class Compaction:
                 if judgement is not None:
                     await self._pace.spend(judgement.records * _HEADER_BYTES)
                     judgements.append(judgement)
+                    kept += 0 if judgement.tombstones_free else judgement.tombstone_bytes
             runs = self._affordable(judgements, share)
             rewritten = {number for run in runs for number in run.segments}
             for judgement in judgements:
@@ -245,6 +268,7 @@ class Compaction:
                             await self._punch(judgement)
             self._tell(pass_done=min(at + _WINDOW, len(numbers)))
         self._tell(doing="", segment=0)
+        return kept
 
     def _affordable(self, judgements: Sequence[Judgement], share: float) -> list[Run]:
         """The log's order; on a full disk each by itself, what frees most for its copy first."""

@@ -370,3 +370,22 @@ async def churn(kit: Kit, count: int) -> None:
     kit.clock.time += 7200
     await kit.raise_floor(int(kit.clock.time))
     await kit.talk()
+
+
+@pytest.mark.parametrize("on_demand", [False, True])
+async def test_b42_one_dead_record_does_not_keep_all_tombstones(
+    autojump_clock, kit: Kit, *, on_demand: bool
+) -> None:
+    """What it lies in is not worth a copy by itself, and the tombstones behind it may not go."""
+    datas = blobs(30)
+    await upload(kit, *datas)
+    await delete(kit, datas[3])
+    compaction, taken = compaction_of(kit), []
+    await compaction.round()
+    for _ in range(6):
+        await churn(kit, 250)
+        await trio.sleep(86_400)
+        await (compaction.pass_on_demand() if on_demand else compaction.round())
+        taken.append(sealed_bytes(kit))
+    assert max(taken) < sum(map(len, datas)) + 5 * SMALL.store.segment_bytes
+    assert min(taken[3:]) < min(taken[:3]) + SMALL.store.segment_bytes
