@@ -93,7 +93,10 @@ class KeyIndex(Protocol):
         ...
 
     def open(self) -> Covered | None:
-        """Open it. None when it is missing, damaged or cannot be trusted: then it is empty."""
+        """Open it. None when it is missing, damaged or cannot be trusted: then it is empty.
+
+        One that was opened and never `recovered` is not trusted.
+        """
         ...
 
     def reset(self) -> None:
@@ -289,10 +292,14 @@ class Overlay(Writer):
         key on their way, the last must outlive the first.
         """
         entries = self._entries
+        self._retired += 1
+        if len(entries) == len(changes) and all(of is changes for _, of in entries.values()):
+            entries.clear()
+            self._order.clear()
+            return
         for key in changes:
             if entries[key][1] is changes:
                 self._drop(key)
-        self._retired += 1
 
     def _drop(self, key: bytes) -> None:
         del self._entries[key]

@@ -19,7 +19,7 @@ from typing import Final
 
 from ostnode.store.contents import contents_of, problem_of, read_contents
 from ostnode.store.disk import Disk, File
-from ostnode.store.errors import StoreOwnerError
+from ostnode.store.errors import IndexDamagedError, StoreOwnerError
 from ostnode.store.format import (
     FLAG_DAMAGED,
     FORMAT_VERSION,
@@ -95,7 +95,11 @@ def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recove
             sealed = 0 if repaired is last else last.number
     _remove(disk, removed)
     try:
-        recovered = Replay(disk, index, schema, layout, sealed).run()
+        try:
+            recovered = Replay(disk, index, schema, layout, sealed).run()
+        except IndexDamagedError:
+            # Rebuilds: an index whose replay never came to its end is not trusted.
+            recovered = Replay(disk, index, schema, layout, sealed).run()
     except BaseException:
         index.close(clean=False)
         raise
@@ -292,17 +296,24 @@ class Replay:
         self, file: File, header: SegmentHeader, entries: list[FooterEntry], batch_seen: int
     ) -> None:
         window = Window(file, _REPLAY_WINDOW_BYTES)
-        at = None
+        records: list[Record] = []
+        """Of one batch: each way into the overlay costs as much as a small record."""
         for entry in entries:
-            batch = entry.header.batch
-            if at is not None and batch != at.batch and len(self._changes) >= _COMMIT_CHANGES:
-                self._commit(at)
             record = self._load(window, header.number, entry)
-            if record is not None and batch > batch_seen:
-                self._overlay.apply([record], self._schema.reduce, self._changes)
-                at = Covered(header.number, header.uuid, batch)
-        if at is not None:
-            self._commit(at)
+            if record is None or record.batch <= batch_seen:
+                continue
+            if records and records[0].batch != record.batch:
+                self._reduce(records, header, _COMMIT_CHANGES)
+                records = []
+            records.append(record)
+        if records:
+            self._reduce(records, header, 0)
+
+    def _reduce(self, records: list[Record], header: SegmentHeader, changes_min: int) -> None:
+        """Apply a batch, then commit what has gathered if it is so much."""
+        self._overlay.apply(records, self._schema.reduce, self._changes)
+        if len(self._changes) >= changes_min:
+            self._commit(Covered(header.number, header.uuid, records[0].batch))
 
     def _commit(self, covered: Covered) -> None:
         self._index.commit(self._changes, covered)

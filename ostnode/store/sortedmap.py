@@ -64,6 +64,11 @@ class KeyOrder:
         else:
             self._sorted.remove(key)
 
+    def clear(self) -> None:
+        """Remove every key."""
+        self._sorted.clear()
+        self._new.clear()
+
     def first(self, low: bytes, high: bytes | None) -> bytes | None:
         """The first key with low ≤ key < high; None as `high` is no bound."""
         if self._new:

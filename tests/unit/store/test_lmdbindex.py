@@ -589,6 +589,44 @@ async def test_b45_a_damaged_index_fails_the_store_and_is_rebuilt(tmp_path: Path
         assert dump(store.durable) == before
 
 
+@pytest.mark.parametrize("error", [lmdb.CorruptedError, lmdb.PageNotFoundError])
+async def test_b45_damage_that_the_replay_meets_is_rebuilt_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[lmdb.Error]
+) -> None:
+    before = await filled(tmp_path)
+    state_of_this_boot(tmp_path)
+    write, refusals = LmdbIndex._write, [error("this page")]
+
+    def failing(index: LmdbIndex, *args) -> None:
+        if refusals:
+            raise refusals.pop()
+        write(index, *args)
+
+    monkeypatch.setattr(LmdbIndex, "_write", failing)
+    async with opened(RealDisk(tmp_path)) as store:
+        assert dump(store.durable) == before
+    assert not refusals
+
+
+@pytest.mark.parametrize("error", [lmdb.CorruptedError, lmdb.PageNotFoundError])
+def test_b45_a_look_up_that_meets_damage_says_so(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: type[lmdb.Error]
+) -> None:
+    index = LmdbIndex(directory, "boot")
+    index.open()
+
+    class Refusing:
+        def begin(self, **_options: object) -> None:
+            raise error("this page")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_env", Refusing())
+        for look_up in (lambda: index.get(b"k001"), lambda: index.page(b"", None, 9)):
+            with pytest.raises(IndexDamagedError, match="this page"):
+                look_up()
+    index.close(clean=False)
+
+
 async def test_b45_a_pass_of_the_scrub_audits_the_index(tmp_path: Path) -> None:
     """Damage that came while the index was open."""
     before = await filled(tmp_path)
