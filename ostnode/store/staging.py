@@ -98,7 +98,8 @@ class Batch:
         if extent.segment != self.segment or not self.offset <= extent.offset < self.end:
             return None
         place = bisect_left(self.records, extent.offset, key=_offset)
-        return place if self.records[place].extent == extent else None
+        is_here = place < len(self.records) and self.records[place].extent == extent
+        return place if is_here else None
 
 
 def _offset(record: Record) -> int:

@@ -37,3 +37,28 @@ def test_b57_records_staged_behind_a_waiting_marker_get_a_marker_of_their_own() 
     assert staging.queue[1] is batch
     assert batch.number == staging.queue[0].number + 1
     assert batch.offset == staging.queue[0].end
+
+
+def test_a_batch_finds_a_record_by_its_extent_alone() -> None:
+    staging = new_staging()
+    first = staged(staging, "a")
+    staging.queue.popleft()
+    second = staged(staging, "b")
+    assert staged(staging, "c") is second
+    extents = [record.extent for record in first.records + second.records]
+    assert [first.find(extent) for extent in extents] == [0, None, None]
+    assert [second.find(extent) for extent in extents] == [None, 0, 1]
+    last = extents[-1]
+    assert second.find(last._replace(length=0)) is None
+    assert second.find(last._replace(offset=last.offset + 8)) is None
+    assert second.find(last._replace(segment=2)) is None
+
+
+def test_only_a_batch_with_others_behind_it_is_closed() -> None:
+    staging = new_staging()
+    assert staging.take_closed() is None
+    first = staged(staging, "a")
+    assert staging.take_closed() is None
+    staging.close_burst()
+    assert staging.take_closed() is first
+    assert staging.take_closed() is None
