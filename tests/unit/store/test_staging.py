@@ -59,6 +59,6 @@ def test_only_a_batch_with_others_behind_it_is_closed() -> None:
     assert staging.take_closed() is None
     first = staged(staging, "a")
     assert staging.take_closed() is None
-    staging.close_burst()
+    staging.close_segment()
     assert staging.take_closed() is first
     assert staging.take_closed() is None
