@@ -46,33 +46,55 @@ def new_sorted_map() -> SortedMap[V]:
 class KeyOrder:
     """A set of keys that is put in order when somebody asks for it.
 
-    Most of what is staged is durable, and gone from here, before anybody does.
+    Most of what is staged is durable, and gone from here, before anybody does. Each table (first
+    byte of a key) is put in order on its own: most of what is asked for is in one of them.
     """
 
     def __init__(self) -> None:
-        self._sorted = sortedcontainers.SortedList()
-        self._new: set[bytes] = set()
+        self._tables: dict[int, _Table] = {}
 
     def add(self, key: bytes) -> None:
         """Add a key that is not in it."""
-        self._new.add(key)
+        table = self._tables.get(key[0])
+        if table is None:
+            table = self._tables[key[0]] = _Table()
+        table.new.add(key)
 
     def discard(self, key: bytes) -> None:
         """Remove a key that is in it."""
-        if key in self._new:
-            self._new.remove(key)
+        table = self._tables[key[0]]
+        if key in table.new:
+            table.new.remove(key)
         else:
-            self._sorted.remove(key)
+            table.ordered.remove(key)
 
     def clear(self) -> None:
         """Remove every key."""
-        self._sorted.clear()
-        self._new.clear()
+        self._tables.clear()
 
     def first(self, low: bytes, high: bytes | None) -> bytes | None:
         """The first key with low ≤ key < high; None as `high` is no bound."""
-        if self._new:
-            self._sorted.update(self._new)
-            self._new.clear()
-        key: bytes | None = next(self._sorted.irange(low, high, (True, False)), None)
+        if low and high and low[0] == high[0]:
+            table = self._tables.get(low[0])
+            return None if table is None else table.first(low, high)
+        for name in sorted(self._tables):
+            # Where a table has nothing between the bounds, it says so.
+            key = self._tables[name].first(low, high)
+            if key is not None:
+                return key
+        return None
+
+
+class _Table:
+    __slots__ = ("new", "ordered")
+
+    def __init__(self) -> None:
+        self.ordered = sortedcontainers.SortedList()
+        self.new: set[bytes] = set()
+
+    def first(self, low: bytes, high: bytes | None) -> bytes | None:
+        if self.new:
+            self.ordered.update(self.new)
+            self.new.clear()
+        key: bytes | None = next(self.ordered.irange(low, high, (True, False)), None)
         return key

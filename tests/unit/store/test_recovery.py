@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
+from typing_extensions import override
 
 from ostnode.errors import DataCorruptError
 from ostnode.store.errors import StoreOwnerError
@@ -22,7 +24,7 @@ from ostnode.store.memoryindex import MemoryIndex
 from ostnode.store.record import Damage
 from ostnode.store.segment import segment_name, segment_number
 from ostnode.store.store import StoreOptions
-from tests.support.simdisk import SimDisk, SimFile
+from tests.support.simdisk import SimDisk, SimFile, SimIndex
 from tests.support.storekit import (
     BLOB,
     CHUNK,
@@ -502,3 +504,34 @@ async def test_sequence_and_batch_numbers_go_on_after_a_crash(
     async with opened(disk, index=MemoryIndex()) as store:
         assert names(store.state) == ["a", "c"]
     assert SEGMENT_HEADER_BYTES == 4096
+
+
+class WatchedIndex(SimIndex):
+    """Keeps what each commit brought a counter to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[int, bytes | None] = {}
+
+    @override
+    def commit(self, changes: Mapping[bytes, bytes | None], covered: Covered) -> None:
+        super().commit(changes, covered)
+        self.counts[covered.batch] = self.get(b"Nall")
+
+
+async def test_b45_every_commit_of_a_replay_stands_where_it_says(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the middle of a rebuild goes on from there."""
+    disk, written, rebuilt = SimDisk(), WatchedIndex(), WatchedIndex()
+    async with opened(disk, index=written) as store:
+        for number in range(60):
+            await store.commit([count("all"), set_(f"k{number}"), chunk(bytes(3000), number)])
+    monkeypatch.setattr("ostnode.store.recovery._COMMIT_CHANGES", 12)
+    async with opened(disk, index=rebuilt) as store:
+        assert store.durable.get(b"Nall") == b"60"
+    seen = rebuilt.counts.keys() & written.counts.keys()
+    assert len(seen) > 8
+    assert {batch: rebuilt.counts[batch] for batch in seen} == {
+        batch: written.counts[batch] for batch in seen
+    }
