@@ -112,10 +112,12 @@ class Completions:
             raise
         finally:
             del self._jobs[number]
+            self._desk.losing.pop(number, None)
             job.done.set()
 
     async def _complete(self, number: int, upload: Upload) -> m.PushResult:
         for _ in range(_LOOKS_MAX):
+            self._desk.losing[number] = False
             async with self._turns:
                 verified, lost = await self._verify(number, upload)
             decision: Callable[[Draft], m.PushResult | OstError | None]
@@ -131,10 +133,19 @@ class Completions:
                     now=self._clock.now(),
                     verified=verified,
                 )
-            answer = await self._desk.decide(decision)
+            answer = await self._desk.decide(partial(self._unless_changed, number, decision))
             if answer is not None:
                 return answer
         raise BusyError("the upload changes while it is looked at; try again")
+
+    def _unless_changed(
+        self,
+        number: int,
+        decision: Callable[[Draft], m.PushResult | OstError | None],
+        draft: Draft,
+    ) -> m.PushResult | OstError | None:
+        """A chunk that was lost may be there again, with other bytes than those hashed."""
+        return None if self._desk.losing[number] else decision(draft)
 
     async def _verify(self, number: int, upload: Upload) -> tuple[bool, list[int]]:
         """Whether the chunks are the blob, and which of them cannot be read.

@@ -50,6 +50,8 @@ class Desk:
         self._store = store
         self.outbox_news = News()
         self.sweep_news = News()
+        self.losing: dict[int, bool] = {}
+        """Uploads that are being hashed: whether one has lost a chunk since it was entered here."""
 
     @property
     def state(self) -> View:
@@ -101,7 +103,14 @@ class Desk:
             self.outbox_news.tell()
         if kinds & _SWEEPABLE:
             self.sweep_news.tell()
+        if Kind.CHUNKS_DROPPED in kinds:
+            self._note_losses(draft)
         return staged
+
+    def _note_losses(self, draft: Draft) -> None:
+        for record in draft.records:
+            if record.kind == Kind.CHUNKS_DROPPED and record.number in self.losing:
+                self.losing[record.number] = True
 
 
 _SWEEPABLE: Final = frozenset({

@@ -8,7 +8,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from ostnode.errors import DataCorruptError, NotFoundError
+from ostnode.errors import DataCorruptError, HashMismatchError, NotFoundError
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.completions import Completions
 from ostnode.roles.bucket.core.uploads import finish
@@ -188,6 +188,7 @@ async def test_b40_a_chunk_lost_while_the_upload_is_hashed_is_pushed_again(
         desk, verify = kit.bucket.desk, Completions._verify
 
         async def verify_and_scrub(completions, number, upload):
+            monkeypatch.undo()
             verified = await verify(completions, number, upload)
             place = desk.state.own_chunk(number, 0).extent
             found = Problem(Damage.PAYLOAD, *place, Kind.CHUNK, blob_of(DATA), number, 0)
@@ -197,10 +198,34 @@ async def test_b40_a_chunk_lost_while_the_upload_is_hashed_is_pushed_again(
         monkeypatch.setattr(Completions, "_verify", verify_and_scrub)
         assert await kit.push(ALICE, grant, 2, THIRD, **shown) == m.PushResult(1)
         assert not kit.stored
-        monkeypatch.undo()
         answer = await kit.push(ALICE, grant, 0, FIRST, **shown)
         assert answer.reference is not None
         assert await kit.read(ALICE, GENERAL, DATA) == DATA
+
+
+async def test_b09_other_bytes_for_a_chunk_lost_while_it_was_hashed_are_hashed_as_well(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Kit().running() as kit:
+        grant, shown = kit.grant(ALICE, DATA), {"accessors": (GENERAL.principal,)}
+        await kit.push(ALICE, grant, 0, FIRST, **shown)
+        await kit.push(ALICE, grant, 1, SECOND, **shown)
+        desk, verify = kit.bucket.desk, Completions._verify
+
+        async def verify_lose_and_push(completions, number, upload):
+            monkeypatch.undo()
+            verified = await verify(completions, number, upload)
+            place = desk.state.own_chunk(number, 0).extent
+            found = Problem(Damage.PAYLOAD, *place, Kind.CHUNK, blob_of(DATA), number, 0)
+            await desk.decide(partial(record_problem, problem=found, now=NOW))
+            with trio.move_on_after(1):  # it is answered by the completion that waits for this
+                await kit.push(ALICE, grant, 0, bytes(len(FIRST)), **shown)
+            return verified
+
+        monkeypatch.setattr(Completions, "_verify", verify_lose_and_push)
+        with pytest.raises(HashMismatchError):
+            await kit.push(ALICE, grant, 2, THIRD, **shown)
+        assert not kit.stored
 
 
 async def test_b64_an_upload_that_leans_on_a_damaged_copy_is_not_lost(damaged: Kit) -> None:
