@@ -191,7 +191,7 @@ class Compactor:
         self._swap = None
         self._catalog.replaced(swap.inputs, swap.output)
         self.shrunk += sum(info.nbytes for info in swap.inputs) - swap.output.nbytes
-        await self._worker.run(self._unlink, sorted(numbers))
+        await self._worker.run(self._unlink, [info.number for info in swap.inputs])
 
     def _keep_up(self, act: Callable[[Writer], None], upkeep: Upkeep) -> Upkeep:
         self._commit.check_open()
@@ -208,6 +208,7 @@ class Compactor:
         rows.put(key, pack_dead(parse_dead(rows.get(key)) + max(0, died)))
 
     def _unlink(self, numbers: list[int]) -> None:
+        """In the order of the log: a crash must not leave the one that begins the range alone."""
         for number in numbers:
             self._disk.remove(segment_name(number))
         self._disk.sync_names()
