@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.store.contents import contents_of, problem_of, read_contents
 from ostnode.store.disk import Disk, File
 from ostnode.store.errors import IndexDamagedError, StoreOwnerError
@@ -120,7 +121,10 @@ def _repair(disk: Disk, last: SegmentFile) -> SegmentFile | None:
     try:
         key = segment_key(last.header.uuid)
         if last.trailer is not None and read_footer(file, last.trailer) is not None:
-            file.sync()  # the process that sealed it may have been killed before its sync
+            # The sync of the seal may have failed, or never come: it is written again, as the last
+            # batch is, because reads may show what the disk does not hold.
+            _write_again(file, last.trailer.seal_offset, last.nbytes)
+            file.sync()
             return last
         judged = judge(list(scan(file, key)), last.header.first_batch)
         if not judged.items:
@@ -153,9 +157,13 @@ def _check_owner(header: SegmentHeader, owner: bytes) -> None:
         raise StoreOwnerError(f"segment {number} has format {header.version}: too new for us")
     if header.owner != owner:
         raise StoreOwnerError(
-            f"segment {number} belongs to bucket {header.owner.hex()}, not to {owner.hex()}: "
+            f"segment {number} belongs to bucket {_text(header.owner)}, not to {_text(owner)}: "
             "is this the right data directory for the key?"
         )
+
+
+def _text(owner: bytes) -> str:
+    return Principal(owner).text(PrincipalKind.BUCKET)
 
 
 class Replay:

@@ -235,6 +235,8 @@ class GroupCommit:
             finally:
                 self._answer()
             if batch is not None:
+                if self._broken is not None:
+                    raise self._broken
                 self._is_stuck = True
                 self.admission.look_again()
                 await trio.sleep(RECHECK_S)
