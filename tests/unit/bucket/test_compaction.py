@@ -285,6 +285,7 @@ async def test_b65_holes_that_cannot_be_made_are_left(
         await delete(kit, *large)
 
         async def failing(_judgement, _pace):
+            await trio.lowlevel.checkpoint()
             raise OSError(5, "no")
 
         monkeypatch.setattr(kit.bucket.store, "punch", failing)

@@ -67,7 +67,7 @@ async def test_b39_figures_equal_the_truth(autojump_clock) -> None:
         after = told(kit)
         assert after["compaction_passes_total"] == 1
         freed = before["segments_allocated_bytes"] - after["segments_allocated_bytes"]
-        assert abs(after["compaction_freed_bytes_total"] - freed) < 40_000  # records and seals since
+        assert abs(after["compaction_freed_bytes_total"] - freed) < 40_000  # what came since
         assert after["compaction_copied_bytes_total"] < 0.5 * freed
         assert after["scrub_running"] == after["findings"] == 0
         scrub = kit.bucket.desk.durable.scrub()
