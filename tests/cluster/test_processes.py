@@ -104,8 +104,9 @@ async def test_b10_one_upload_survives_its_buckets_end(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(restart)
             uploaded = await client.upload(data, accessors=[general.principal], progress=watch)
-        # Only chunks whose answer was lost with the process may have been sent twice.
-        assert 32 <= len(accepted) <= 32 + 4
+        # An answer that was lost with the process is of a chunk that is there, and is not sent
+        # again, or of one that is not.
+        assert 32 - 4 <= len(accepted) <= 32 + 4
         token = mint_read(general, alice.principal, cluster_id=cluster.cluster_id)
         read = await client.read(general.principal, uploaded.reference.blob_id, token=token)
         assert read == data
