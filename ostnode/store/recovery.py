@@ -122,7 +122,8 @@ def _repair(disk: Disk, last: SegmentFile) -> SegmentFile | None:
         key = segment_key(last.header.uuid)
         if last.trailer is not None and read_footer(file, last.trailer) is not None:
             # The sync of the seal may have failed, or never come: it is written again, as the last
-            # batch is, because reads may show what the disk does not hold.
+            # batch is, and the length with it: reads may show what the disk does not hold.
+            file.truncate(last.nbytes)
             _write_again(file, last.trailer.seal_offset, last.nbytes)
             file.sync()
             return last

@@ -160,7 +160,7 @@ class Staging:
         self._length, self._next_length = 0, 0
         """Of the files of the two segments, 0 before they are there."""
         self._missed, self._missed_metadata = False, False
-        self._segment_bytes = segment_bytes
+        self.segment_bytes = segment_bytes
         self._batch_bytes_max = batch_bytes_max
         self._ahead_bytes = max(ahead_bytes, segment_bytes // _AHEAD_PART)
         self._kept_bytes = min(_METADATA_BYTES_MAX, segment_bytes // _METADATA_PART)
@@ -179,9 +179,9 @@ class Staging:
 
         The next one only once the current one is in use: so they are begun in order.
         """
-        if not self._entries and self._length < self._segment_bytes:
+        if not self._entries and self._length < self.segment_bytes:
             return Want(self._segment, urgent=not self._length)
-        if self._next_length == self._segment_bytes or not self._entries:
+        if self._next_length == self.segment_bytes or not self._entries:
             return None
         left = self._left()
         if not self._missed and left >= self._ahead_bytes:
@@ -309,7 +309,7 @@ class Staging:
 
         A record that may still be added counts for its part of a segment: small ones run out first.
         """
-        records = (SEGMENT_RECORDS_MAX - self._entries) * self._segment_bytes
+        records = (SEGMENT_RECORDS_MAX - self._entries) * self.segment_bytes
         left = self._length - self._offset - seal_bytes(self._entries + 1)
         return min(left, records // SEGMENT_RECORDS_MAX)
 
@@ -319,7 +319,7 @@ class Staging:
 
     def _check_next(self, nbytes: int, records: int, *, bulk: bool) -> None:
         """Raise ValueError when a group fits no segment, StoreFullError when not the next one."""
-        room = self._segment_bytes - SEGMENT_HEADER_BYTES
+        room = self.segment_bytes - SEGMENT_HEADER_BYTES
         if not self._fits(room, records, nbytes, bulk=bulk):
             raise ValueError(f"a group of {nbytes} bytes fits no segment")
         room = self._next_length - SEGMENT_HEADER_BYTES

@@ -196,7 +196,9 @@ class GroupCommit:
         Not on a full disk, where what is left of it may be all there is.
         """
         self.check_open()
-        seal = self._staging.close_segment() if self.takes_bulk else None
+        following = 2 * self._staging.segment_bytes
+        roomy = self.takes_bulk and self._space.free >= following
+        seal = self._staging.close_segment() if roomy else None
         if seal is None:
             await trio.lowlevel.checkpoint()
             return

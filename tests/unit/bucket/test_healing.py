@@ -177,6 +177,13 @@ async def test_b41_a_damaged_chunk_of_an_unfinished_upload_is_pushed_again(autoj
         assert kit.bucket.desk.durable.number(t.PROMISED) == 0
 
 
+async def first_chunk_is_damaged(kit: Kit, number: int) -> None:
+    """As the scrub finds it, in an open upload of DATA."""
+    place = kit.bucket.desk.state.own_chunk(number, 0).extent
+    found = Problem(Damage.PAYLOAD, *place, Kind.CHUNK, blob_of(DATA), number, 0)
+    await kit.bucket.desk.decide(partial(record_problem, problem=found, now=NOW))
+
+
 async def test_b40_a_chunk_lost_while_the_upload_is_hashed_is_pushed_again(
     autojump_clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,14 +192,12 @@ async def test_b40_a_chunk_lost_while_the_upload_is_hashed_is_pushed_again(
         grant, shown = kit.grant(ALICE, DATA), {"accessors": (GENERAL.principal,)}
         await kit.push(ALICE, grant, 0, FIRST, **shown)
         await kit.push(ALICE, grant, 1, SECOND, **shown)
-        desk, verify = kit.bucket.desk, Completions._verify
+        verify = Completions._verify
 
         async def verify_and_scrub(completions, number, upload):
             monkeypatch.undo()
             verified = await verify(completions, number, upload)
-            place = desk.state.own_chunk(number, 0).extent
-            found = Problem(Damage.PAYLOAD, *place, Kind.CHUNK, blob_of(DATA), number, 0)
-            await desk.decide(partial(record_problem, problem=found, now=NOW))
+            await first_chunk_is_damaged(kit, number)
             return verified
 
         monkeypatch.setattr(Completions, "_verify", verify_and_scrub)
@@ -210,14 +215,12 @@ async def test_b09_other_bytes_for_a_chunk_lost_while_it_was_hashed_are_hashed_a
         grant, shown = kit.grant(ALICE, DATA), {"accessors": (GENERAL.principal,)}
         await kit.push(ALICE, grant, 0, FIRST, **shown)
         await kit.push(ALICE, grant, 1, SECOND, **shown)
-        desk, verify = kit.bucket.desk, Completions._verify
+        verify = Completions._verify
 
         async def verify_lose_and_push(completions, number, upload):
             monkeypatch.undo()
             verified = await verify(completions, number, upload)
-            place = desk.state.own_chunk(number, 0).extent
-            found = Problem(Damage.PAYLOAD, *place, Kind.CHUNK, blob_of(DATA), number, 0)
-            await desk.decide(partial(record_problem, problem=found, now=NOW))
+            await first_chunk_is_damaged(kit, number)
             with trio.move_on_after(1):  # it is answered by the completion that waits for this
                 await kit.push(ALICE, grant, 0, bytes(len(FIRST)), **shown)
             return verified

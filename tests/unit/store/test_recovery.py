@@ -535,3 +535,21 @@ async def test_b45_every_commit_of_a_replay_stands_where_it_says(
     assert {batch: rebuilt.counts[batch] for batch in seen} == {
         batch: written.counts[batch] for batch in seen
     }
+
+
+async def test_b44_a_seal_whose_sync_failed_is_written_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Reads show it to the next process, and no sync of that process would make it durable."""
+    for seed in range(12):
+        disk = SimDisk(seed)
+        with pytest.raises(BaseExceptionGroup):  # noqa: PT012  it is raised on the way out
+            async with opened(disk) as store:
+                await store.commit([set_("a")])
+                disk.faults.sync_errors = frozenset(range(disk.operations, disk.operations + 50))
+        disk = disk.killed(1)
+        async with opened(disk):
+            pass
+        async with opened(disk.power_lost(seed)) as store:
+            assert store.problems == ()
+            assert names(store.state) == ["a"]

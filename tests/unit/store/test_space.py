@@ -170,6 +170,38 @@ async def test_b43_a_batch_that_finds_no_room_at_all_waits_for_it(
         assert names(store.state) == ["a", "b", "c"]
 
 
+async def test_b44_a_failure_elsewhere_ends_a_store_that_waits_for_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = SimDisk()
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012  raised on the way out
+        async with opened(disk) as store:
+            disk.faults.errors["commit"] = errno.ENOSPC
+            staged = store.stage([set_("a")])
+            await trio.sleep(3)
+            store._parts.commit.fail(StoreFailedError("the key index is damaged"))
+            with trio.fail_after(3), pytest.raises(StoreFailedError):
+                await staged.wait()
+    assert caught.group_contains(StoreFailedError, match="the key index is damaged")
+
+
+async def test_b43_a_full_disk_keeps_its_open_segment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What is left of it may be all there is for deletions."""
+    disk = disk_of(ONE_SEGMENT)
+    async with opened(disk) as store:
+        await fill(store)
+        await store.commit([set_("a")])
+        before = store.segments()
+        await store.roll()
+        assert store.segments() == before
+        disk.faults.capacity = 1 << 20
+        await trio.sleep(2)
+        await store.roll()
+        assert store.segments()[-1].sealed
+
+
 async def test_b43_a_file_system_that_cannot_preallocate_fills_up_under_a_batch(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
