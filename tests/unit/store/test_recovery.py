@@ -12,7 +12,7 @@ import trio.testing
 from typing_extensions import override
 
 from ostnode.errors import DataCorruptError
-from ostnode.store.errors import StoreOwnerError
+from ostnode.store.errors import StoreFailedError, StoreOwnerError
 from ostnode.store.format import (
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -543,7 +543,7 @@ async def test_b44_a_seal_whose_sync_failed_is_written_again(
     """Reads show it to the next process, and no sync of that process would make it durable."""
     for seed in range(12):
         disk = SimDisk(seed)
-        with pytest.raises(BaseExceptionGroup):  # noqa: PT012  it is raised on the way out
+        with pytest.RaisesGroup(StoreFailedError, flatten_subgroups=True):
             async with opened(disk) as store:
                 await store.commit([set_("a")])
                 disk.faults.sync_errors = frozenset(range(disk.operations, disk.operations + 50))
