@@ -82,9 +82,7 @@ class Appends:
             if len(payload) >= HASH_IN_THREAD_BYTES:
                 digest = await self._hashing.run(payload_digest, payload)
             record = NewRecord(CHUNK, payload, number=self._number, digest=digest)
-            async with self._store.admit(len(payload)):
-                staged = self._store.stage([record])
-            await staged.wait()
+            await self._store.commit([record])
 
 
 class Skeleton:

@@ -30,9 +30,13 @@ class Admission:
         """Bytes inside it or staged and not yet durable."""
         return self._used
 
+    def has_room(self, nbytes: int) -> bool:
+        """Whether `enter` would not wait: who stages at once need not enter."""
+        return not self._waiting and self._has_room(nbytes)
+
     async def enter(self, nbytes: int) -> None:
         """Wait for room and take it."""
-        if not self._waiting and self._has_room(nbytes):
+        if self.has_room(nbytes):
             await trio.lowlevel.checkpoint_if_cancelled()
             self._let_one_in(nbytes)
             return

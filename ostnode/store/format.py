@@ -84,13 +84,45 @@ def segment_key(uuid: bytes) -> bytes:
     return blake3(uuid, derive_key_context=_KEY_CONTEXT).digest()
 
 
-def _with_check(key: bytes, packed: bytes) -> bytes:
+def checks_of(key: bytes) -> blake3:
+    """What makes the checksums of a segment, for many: a copy costs less than a new one."""
+    return blake3(key=key)
+
+
+def _with_check(checks: blake3, packed: bytes) -> bytes:
     """What ends with the offset it is for, with the checksum of all that in the offset's place."""
-    return packed[:-8] + blake3(packed, key=key).digest(length=8)
+    return packed[:-8] + checks.copy().update(packed).digest(length=8)
 
 
 def _check(key: bytes, data: bytes, offset: int) -> bytes:
     return blake3(data + _OFFSET.pack(offset), key=key).digest(length=8)
+
+
+HeaderFields = tuple[int, int, int, int, int, int, int, bytes, bytes]
+"""What a `RecordHeader` has, in its order: a plain tuple takes a fifth of the time to make."""
+LENGTH_FIELD: Final = 2
+
+
+def pack_header(fields: HeaderFields, checks: blake3, offset: int) -> bytes:
+    """A record's 96 bytes, valid only in the segment of `checks` and at `offset`."""
+    kind, flags, length, index, seq, batch, number, blob, digest = fields
+    # fmt: off
+    packed = _RECORD.pack(
+        RECORD_MAGIC, kind, flags, FORMAT_VERSION, length, index, seq, batch, number, blob, digest,
+        offset,
+    )
+    # fmt: on
+    return _with_check(checks, packed)
+
+
+def pack_entry(fields: HeaderFields, offset: int) -> bytes:
+    """The 96 bytes that a footer has for it: they sort by blob, then sequence."""
+    kind, flags, length, index, seq, batch, number, blob, digest = fields
+    # fmt: off
+    return _ENTRY.pack(
+        blob, seq, batch, number, offset, length, index, kind, flags, FORMAT_VERSION, b"", digest
+    )
+    # fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +179,7 @@ class RecordHeader(NamedTuple):
 
     def pack(self, key: bytes, offset: int) -> bytes:
         """96 bytes, valid only in the segment of `key` and at `offset`."""
-        kind, flags, length, index, seq, batch, number, blob, digest = self
-        what = (RECORD_MAGIC, kind, flags, FORMAT_VERSION)
-        place = (length, index, seq, batch, number)
-        return _with_check(key, _RECORD.pack(*what, *place, blob, digest, offset))
-
-    def pack_entry(self, offset: int) -> bytes:
-        """The 96 bytes that a footer has for it: they sort by blob, then sequence."""
-        kind, flags, length, index, seq, batch, number, blob, digest = self
-        place = (seq, batch, number, offset, length, index)
-        return _ENTRY.pack(blob, *place, kind, flags, FORMAT_VERSION, b"", digest)
+        return pack_header(self, checks_of(key), offset)
 
     @classmethod
     def parse(cls, data: bytes, key: bytes, offset: int) -> Self | None:
@@ -177,7 +200,7 @@ class FooterEntry(NamedTuple):
 
     def pack(self) -> bytes:
         """96 bytes that sort by blob, then sequence."""
-        return self.header.pack_entry(self.offset)
+        return pack_entry(self.header, self.offset)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -203,7 +226,9 @@ class Trailer:
     def pack(self, key: bytes, offset: int) -> bytes:
         """64 bytes, valid only in the segment of `key` and at `offset`."""
         place = (self.seal_offset, self.entries, 0, self.last_seq, self.last_batch)
-        return _with_check(key, _TRAILER.pack(_TRAILER_MAGIC, *place, self.digest, offset))
+        return _with_check(
+            checks_of(key), _TRAILER.pack(_TRAILER_MAGIC, *place, self.digest, offset)
+        )
 
     @classmethod
     def parse(cls, data: bytes, key: bytes, offset: int) -> Self | None:

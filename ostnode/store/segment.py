@@ -15,13 +15,18 @@ from ostnode.store.format import (
     FLAG_END,
     FLAG_FIRST,
     FOOTER_ENTRY_BYTES,
+    LENGTH_FIELD,
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
     TRAILER_BYTES,
     FooterEntry,
+    HeaderFields,
     RecordHeader,
     SegmentHeader,
     Trailer,
+    checks_of,
+    pack_entry,
+    pack_header,
     payload_digest,
     segment_key,
 )
@@ -67,6 +72,7 @@ class SegmentWriter:
         self._file, self._length = file, length
         self._written = SEGMENT_HEADER_BYTES
         self._key = segment_key(header.uuid)
+        self._checks = checks_of(self._key)
         self._entries = bytearray()
 
     @classmethod
@@ -76,23 +82,25 @@ class SegmentWriter:
         file.sync()
         return cls(file, header, length)
 
-    def append(self, offset: int, headers: Sequence[RecordHeader], payloads: list[Buffer]) -> None:
+    def append(self, offset: int, heads: Sequence[HeaderFields], payloads: list[Buffer]) -> None:
         """Write one batch at `offset` and make it durable; after NoSpaceError it may go again."""
         entries = bytearray()
         pieces: list[Buffer] = []
         joined: list[Buffer] = []
         at = offset
-        for header, payload in zip(headers, payloads, strict=True):
-            joined.append(header.pack(self._key, at))
-            if header.length > _JOIN_BYTES_MAX:
+        for head, payload in zip(heads, payloads, strict=True):
+            joined.append(pack_header(head, self._checks, at))
+            entries += pack_entry(head, at)
+            length = head[LENGTH_FIELD]
+            if length > _JOIN_BYTES_MAX:
                 pieces += (b"".join(joined), payload)
                 joined.clear()
             else:
                 joined.append(payload)
-            entries += header.pack_entry(at)
-            padding = -header.length % ALIGNMENT
-            joined.append(_PADDING[:padding])
-            at += RECORD_HEADER_BYTES + header.length + padding
+            at += RECORD_HEADER_BYTES + length
+            if padding := -length % ALIGNMENT:
+                joined.append(_PADDING[:padding])
+                at += padding
         pieces.append(b"".join(joined))
         if at > self._written and at - offset <= _SMALL_BATCH_BYTES:
             pieces.append(memoryview(_ZEROS)[: self._length - at])

@@ -51,29 +51,29 @@ class KeyOrder:
     """
 
     def __init__(self) -> None:
+        self._new: set[bytes] = set()
         self._tables: dict[int, _Table] = {}
 
     def add(self, key: bytes) -> None:
         """Add a key that is not in it."""
-        table = self._tables.get(key[0])
-        if table is None:
-            table = self._tables[key[0]] = _Table()
-        table.new.add(key)
+        self._new.add(key)
 
     def discard(self, key: bytes) -> None:
         """Remove a key that is in it."""
-        table = self._tables[key[0]]
-        if key in table.new:
-            table.new.remove(key)
+        if key in self._new:
+            self._new.remove(key)
         else:
-            table.ordered.remove(key)
+            self._tables[key[0]].discard(key)
 
     def clear(self) -> None:
         """Remove every key."""
+        self._new.clear()
         self._tables.clear()
 
     def first(self, low: bytes, high: bytes | None) -> bytes | None:
         """The first key with low ≤ key < high; None as `high` is no bound."""
+        if self._new:
+            self._sort_by_table()
         if low and high and low[0] == high[0]:
             table = self._tables.get(low[0])
             return None if table is None else table.first(low, high)
@@ -84,6 +84,14 @@ class KeyOrder:
                 return key
         return None
 
+    def _sort_by_table(self) -> None:
+        for key in self._new:
+            table = self._tables.get(key[0])
+            if table is None:
+                table = self._tables[key[0]] = _Table()
+            table.new.add(key)
+        self._new.clear()
+
 
 class _Table:
     __slots__ = ("new", "ordered")
@@ -91,6 +99,12 @@ class _Table:
     def __init__(self) -> None:
         self.ordered = sortedcontainers.SortedList()
         self.new: set[bytes] = set()
+
+    def discard(self, key: bytes) -> None:
+        if key in self.new:
+            self.new.remove(key)
+        else:
+            self.ordered.remove(key)
 
     def first(self, low: bytes, high: bytes | None) -> bytes | None:
         if self.new:

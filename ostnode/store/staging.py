@@ -20,7 +20,7 @@ from ostnode.store.format import (
     FLAG_END,
     FLAG_FIRST,
     SEGMENT_HEADER_BYTES,
-    RecordHeader,
+    HeaderFields,
     payload_digest,
     record_bytes,
     seal_bytes,
@@ -30,6 +30,7 @@ from ostnode.store.record import (
     KIND_MARKER,
     KIND_SEAL,
     ROLE_KIND_MAX,
+    ZERO_32,
     Extent,
     NewRecord,
     Record,
@@ -81,13 +82,13 @@ class Batch:
         """What it takes in the segment."""
         return self.end - self.offset
 
-    def headers(self) -> list[RecordHeader]:
+    def headers(self) -> list[HeaderFields]:
         """The records' headers, with the batch's flags."""
         flags = [0] * len(self.records)
         flags[0] |= FLAG_FIRST
         flags[-1] |= FLAG_END
         return [
-            RecordHeader(kind, flag, extent.length, index, seq, batch, number, blob, digest)
+            (kind, flag, extent.length, index, seq, batch, number, blob, digest)
             for flag, (kind, seq, batch, number, index, blob, _, digest, extent) in zip(
                 flags, self.records, strict=True
             )
@@ -130,6 +131,25 @@ class Plan(NamedTuple):
     batch: Batch
     seal: Batch | None
     nbytes: int
+
+
+def group_bytes(group: Sequence[NewRecord]) -> int:
+    """What a group takes in a segment."""
+    total = 0
+    for new in group:
+        total += record_bytes(memoryview(new.payload).nbytes)
+    return total
+
+
+def _moved(plan: Plan, batch: Batch, seq: int) -> Plan:
+    """The same records, as the first of another batch."""
+    records, at = [], batch.offset
+    for record in plan.records:
+        extent = Extent(batch.segment, at, record.extent.length)
+        records.append(record._replace(seq=seq, batch=batch.number, extent=extent))
+        seq += 1
+        at += record_bytes(extent.length)
+    return plan._replace(records=records, batch=batch)
 
 
 class Staging:
@@ -220,36 +240,37 @@ class Staging:
         """
         if not group:
             raise ValueError("a group has at least one record")
-        payloads, lengths, total, bulk = [], [], 0, False
-        for new in group:
-            length = memoryview(new.payload).nbytes
-            payloads.append(new.payload)
-            lengths.append(length)
-            total += record_bytes(length)
-            bulk = bulk or new.kind in self._bulk_kinds
-        seq, number = self.next_seq, self._next_batch
-        segment, offset, seal = self._segment, self._offset, None
-        batch = self._joinable(total)
-        if not self._fits_here(total, len(group), bulk=bulk):
-            self._check_next(total, len(group), bulk=bulk)
-            seal = self._seal()
-            batch, seq, number = None, seq + 1, number + 1
-            segment, offset = self._following, SEGMENT_HEADER_BYTES
-        if batch is None:
-            batch = Batch(number, segment, offset, offset)
-        records = []
-        for new, length in zip(group, lengths, strict=True):
-            extent = Extent(segment, offset, length)
-            records.append(self._placed(new, seq, batch.number, extent))
+        # Nearly every group follows the last one into its batch: it is placed there first, and
+        # moved when that turns out wrong.
+        waiting, start, seq, segment = self._joinable(), self._offset, self.next_seq, self._segment
+        batch = waiting or Batch(self._next_batch, segment, start, start)
+        at, is_bulk, joined = start, False, batch.number
+        records, payloads = [], []
+        for kind, payload, blob, number, index, given in group:
+            length = len(payload) if type(payload) is bytes else memoryview(payload).nbytes
+            digest = given or payload_digest(payload)
+            if kind in self._bulk_kinds:
+                kept, is_bulk = b"", True
+            else:
+                kept = bytes(payload)
+            extent = Extent(segment, at, length)
+            records.append(Record(kind, seq, joined, number, index, blob, kept, digest, extent))
+            payloads.append(payload)
             seq += 1
-            offset += record_bytes(length)
-        return Plan(records, payloads, batch, seal, total)
+            at += record_bytes(length)
+        plan = Plan(records, payloads, batch, None, at - start)
+        if not self._fits_here(at - start, len(records), bulk=is_bulk):
+            return self._into_next(plan, bulk=is_bulk)
+        if waiting is not None and waiting.nbytes + plan.nbytes > self._batch_bytes_max:
+            return _moved(plan, Batch(self._next_batch, segment, start, start), self.next_seq)
+        return plan
 
-    def _placed(self, new: NewRecord, seq: int, batch: int, extent: Extent) -> Record:
-        kind, payload, blob, number, index, digest = new
-        digest = digest or payload_digest(payload)
-        payload = b"" if kind in self._bulk_kinds else bytes(payload)
-        return Record(kind, seq, batch, number, index, blob, payload, digest, extent)
+    def _into_next(self, plan: Plan, *, bulk: bool) -> Plan:
+        """A plan that does not fit this segment, moved into the next one."""
+        self._check_next(plan.nbytes, len(plan.records), bulk=bulk)
+        number, start = self._next_batch + 1, SEGMENT_HEADER_BYTES
+        batch = Batch(number, self._following, start, start)
+        return _moved(plan, batch, self.next_seq + 1)._replace(seal=self._seal())
 
     def accept(self, plan: Plan) -> bool:
         """Make a plan true; no other plan may have been accepted in between. Says whether the
@@ -335,15 +356,14 @@ class Staging:
             room -= self._kept_bytes
         return nbytes <= room - seal_bytes(records) and records <= SEGMENT_RECORDS_MAX
 
-    def _joinable(self, nbytes: int) -> Batch | None:
-        """The batch still waiting that a group of `nbytes` may join."""
+    def _joinable(self) -> Batch | None:
+        """The batch still waiting that a group may join, if it does not grow too large."""
         batch = self.queue[-1] if self.queue else None
-        if batch is None or batch.is_ours or batch.nbytes + nbytes > self._batch_bytes_max:
-            return None
-        return batch
+        return None if batch is None or batch.is_ours else batch
 
     def _seal(self) -> Batch:
-        extent = Extent(self._segment, self._offset, 0)
-        seal = self._placed(NewRecord(KIND_SEAL), self.next_seq, self._next_batch, extent)
-        end = self._offset + seal_bytes(self._entries)
-        return Batch(self._next_batch, self._segment, self._offset, end, [seal])
+        seq, number, at = self.next_seq, self._next_batch, self._offset
+        extent = Extent(self._segment, at, 0)
+        digest = payload_digest(b"")
+        seal = Record(KIND_SEAL, seq, number, 0, 0, ZERO_32, b"", digest, extent)
+        return Batch(number, self._segment, at, at + seal_bytes(self._entries), [seal])

@@ -6,7 +6,7 @@ are durable before it tells anybody. What is staged together is applied together
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,6 @@ from ostnode.store.auditing import Auditor
 from ostnode.store.catalog import SegmentInfo
 from ostnode.store.compaction import Compacted, CompactionPass, Spending
 from ostnode.store.disk import Disk
-from ostnode.store.errors import StoreFullError
 from ostnode.store.format import DIGEST_BYTES
 from ostnode.store.judging import Judgement
 from ostnode.store.keyspace import DurableReader, KeyIndex, Reader
@@ -42,7 +41,7 @@ from ostnode.store.recovery import recover
 from ostnode.store.schema import Schema
 from ostnode.store.scrub import ScrubSlice
 from ostnode.store.space import Space
-from ostnode.store.staging import Batch
+from ostnode.store.staging import Batch, group_bytes
 from ostnode.store.writer import GroupCommit
 
 __all__ = ["Staged", "Store", "StoreOptions", "open_store"]
@@ -59,12 +58,12 @@ class Staged:
     _batch: Batch
     _commit: GroupCommit
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         """Return once they are durable; raises StoreFailedError when they may not be.
 
         Cancelling it changes nothing: the records are written all the same.
         """
-        await self._commit.wait(self._batch)
+        return self._commit.wait(self._batch)
 
 
 class Store:
@@ -145,11 +144,15 @@ class Store:
         return Staged(seqs, plan.batch, self._commit)
 
     async def commit(self, records: Sequence[NewRecord]) -> Staged:
-        """Stage a group, wait for its room if need be, and until it is durable."""
-        try:
+        """Stage a group once there is room for it, and wait until it is durable.
+
+        For who need not look at `state` first; raises as `stage` does.
+        """
+        nbytes = group_bytes(records)
+        if self._commit.admission.has_room(nbytes):
             staged = self.stage(records)
-        except StoreFullError as error:
-            async with self.admit(error.needed):
+        else:
+            async with self.admit(nbytes):
                 staged = self.stage(records)
         await staged.wait()
         return staged

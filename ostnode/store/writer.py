@@ -15,7 +15,7 @@ from ostnode.store.errors import NoSpaceError, StoreFailedError, StoreFullError
 from ostnode.store.format import SEGMENT_HEADER_BYTES
 from ostnode.store.record import Extent, NewRecord, Record
 from ostnode.store.space import Space
-from ostnode.store.staging import Batch, Plan, Staging, Want
+from ostnode.store.staging import Batch, Plan, Staging, Want, group_bytes
 from ostnode.store.upkeep import Upkeep
 
 RECHECK_S: Final = 1.0
@@ -92,8 +92,7 @@ class GroupCommit:
         """Place a group; raises StoreFailedError, StoreFullError, or ValueError."""
         self.check_open()
         if not self.takes_bulk and (self._is_stuck or self._staging.has_bulk(group)):
-            nbytes = sum(memoryview(new.payload).nbytes for new in group)
-            raise StoreFullError(nbytes, self._space.free)
+            raise StoreFullError(group_bytes(group), self._space.free)
         try:
             return self._staging.plan(group)
         except StoreFullError:
@@ -124,10 +123,10 @@ class GroupCommit:
     async def make_room(self) -> None:
         """Have the file made that is wanted, and the reserve. A full disk is asked now and then."""
         while (want := self._staging.wanted()) is not None or not self._space.whole:
-            now = trio.current_time()
-            if self._closing or (
-                self._refused is not None and self._refused[0] == want and now < self._refused[1]
-            ):
+            now, refused = trio.current_time(), self._refused
+            if self._closing or self._broken is not None:
+                return
+            if refused is not None and refused[0] == want and now < refused[1]:
                 return
             length = await self._worker.run(self._space.provide, want)
             if want is not None:

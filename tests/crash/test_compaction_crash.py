@@ -44,8 +44,9 @@ def test_b42_b58_every_place_to_crash_while_compacting(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_b44_each_sync_fails_once_while_compacting() -> None:
-    states, _, broken = verdict([failed_syncs(1, QUICK)])
+@pytest.mark.parametrize("seed", [1, 8])
+def test_b44_each_sync_fails_once_while_compacting(seed: int) -> None:
+    states, _, broken = verdict([failed_syncs(seed, QUICK)])
     print(f"{states} states after failed syncs")
     assert not broken, "\n".join(broken)
     assert states >= 40

@@ -396,8 +396,9 @@ async def test_b44_a_sync_that_fails_for_want_of_space_is_as_final_as_any() -> N
                 await store.commit([set_("b")])
 
 
+@pytest.mark.parametrize("by_commit", [False, True])
 async def test_memory_stays_bounded_with_ten_thousand_tasks(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, by_commit: bool
 ) -> None:
     """What is admitted or staged and not durable is never more than the queue's bound."""
     size, most = 1000, 0
@@ -418,8 +419,12 @@ async def test_memory_stays_bounded_with_ten_thousand_tasks(
         stores.append(store)
 
         async def task(number: int) -> None:
+            record = chunk(bytes(size - 96), number)
+            if by_commit:
+                await store.commit([record])
+                return
             async with store.admit(size):
-                staged = store.stage([chunk(bytes(size - 96), number)])
+                staged = store.stage([record])
             await staged.wait()
 
         async with trio.open_nursery() as nursery:
