@@ -60,7 +60,9 @@ class Link:
 
     def __init__(self, session: Session, hello: Hello) -> None:
         self.peer = hello.principal
-        self.peer_features = frozenset(hello.features)
+        self.version = session.connection.version
+        self.features = session.connection.features
+        """What both ends understand beyond the version."""
         self._session = session
         self._connection = session.connection
         self._pending: dict[int, _Pending] = {}

@@ -212,7 +212,8 @@ class _Server:
         if self._stopping:
             raise ShuttingDownError("this node is stopping; try again")
         spec = event.spec
-        caller = Caller(self._peer, self._kinds_of(self._peer))
+        features = self._connection.features
+        caller = Caller(self._peer, self._kinds_of(self._peer), features)
         authorise(spec, caller)
         service = self._services.get(spec.role)
         if service is None:

@@ -52,6 +52,7 @@ class LinkLimits:
             nonce=rng.token(s.NONCE_BYTES),
             window_requests=self.window_requests,
             window_bytes=self.window_bytes,
+            features=s.FEATURES,
         )
 
 

@@ -36,10 +36,14 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: a proven principal (or nobody), and what it is to this node."""
+    """Who is asking: a proven principal (or nobody), and what it is to this node.
+
+    `features` are those agreed on with a peer's link; there are none over HTTP.
+    """
 
     principal: Principal | None
     kinds: frozenset[Kind] = frozenset()
+    features: frozenset[str] = frozenset()
 
     @property
     def proven(self) -> Principal:
@@ -73,7 +77,10 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallSpec:
-    """One row of the registry. `carries` says which side has a raw body: "", request, result."""
+    """One row of the registry. `carries` says which side has a raw body: "", request, result.
+
+    A call with a `feature` exists only on links that have agreed on it.
+    """
 
     number: int
     name: str
@@ -82,6 +89,7 @@ class CallSpec:
     request: type[Request]
     result: type[Message]
     carries: str = ""
+    feature: str = ""
 
 
 def _who(*who: Who) -> frozenset[Who]:

@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from ostnode.codec import Value, decode, encode
-from ostnode.errors import BusyError, InternalError, InvalidArgumentError, OstError
+from ostnode.errors import (
+    BusyError,
+    InternalError,
+    InvalidArgumentError,
+    OstError,
+    UnknownCallError,
+)
 from ostnode.wire import incoming as i
 from ostnode.wire import session as s
 from ostnode.wire.buffers import Buffer
@@ -64,6 +70,16 @@ class Connection:
     def in_flight(self) -> int:
         """How many requests have no answer yet."""
         return len(self._window)
+
+    @property
+    def version(self) -> int:
+        """The protocol's version on this connection; 0 before the peer's HELLO."""
+        return self._handshake.version
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both sides understand beyond it."""
+        return self._handshake.features
 
     # --- receiving ------------------------------------------------------------------------------
 
@@ -156,7 +172,7 @@ class Connection:
         self._last_id = head.id
         self._window.begin(head.id, len(body))
         try:
-            spec = call_by_number(head.call)
+            spec = self._agreed(call_by_number(head.call))
             request = _request(spec, fields, body)
         except OstError as error:
             return i.RequestMalformed(head.id, error)
@@ -177,6 +193,12 @@ class Connection:
         head = from_map(s.RefusalHead, header)
         self._answered(head.id)
         return i.Answered(head.id, s.error_from(head.code, head.message, details))
+
+    def _agreed(self, spec: CallSpec) -> CallSpec:
+        """The call, if it exists on this connection."""
+        if spec.feature and spec.feature not in self._handshake.features:
+            raise UnknownCallError(f"{spec.name} is not spoken on this connection")
+        return spec
 
     def _answered(self, request_id: int) -> CallSpec:
         if not self._window.end(request_id):
@@ -211,7 +233,7 @@ class Connection:
         """A request with `ms` milliseconds left; returns its id and what to write."""
         if self.draining or not self._window.room_for(len(body)):
             raise LocalProtocolError("no request can go out now")
-        spec = call_of(type(request))
+        spec = self._agreed(call_of(type(request)))
         head = s.RequestHead(self._last_id + 1, spec.number, max(1, min(ms, s.DEADLINE_MS_MAX)))
         outgoing = self._send(FrameKind.REQUEST, head, {"m": to_map(request)}, body)
         self._last_id = head.id

@@ -5,13 +5,22 @@ from __future__ import annotations
 from ostnode.errors import InvalidArgumentError, UnauthenticatedError
 from ostnode.ids import Principal
 from ostnode.wire.frames import RemoteProtocolError
-from ostnode.wire.session import Hello, Side, Sign, Verify, auth_statement
+from ostnode.wire.session import (
+    FEATURES_SINCE,
+    Hello,
+    Side,
+    Sign,
+    Verify,
+    auth_statement,
+)
 
 
 class Handshake:
     """One side's part. A dialler pins the principal it `expect`s; an accepter takes any.
 
-    `binding` is the channel's, the same bytes on both sides (see `auth_statement`).
+    `binding` is the channel's, the same bytes on both sides (see `auth_statement`). Once the
+    peer's HELLO is there, `version` is the highest that both speak, and `features` are those that
+    both named, none in a version that has no features.
     """
 
     def __init__(
@@ -29,6 +38,7 @@ class Handshake:
         self.hello = hello
         self.peer: Hello | None = None
         self.version = 0
+        self.features: frozenset[str] = frozenset()
         self._side = side
         self._sign = sign
         self._verify = verify
@@ -52,6 +62,8 @@ class Handshake:
                     f"{self.hello.protocol_min}–{self.hello.protocol_max} here"
                 )
             )
+        if self.version >= FEATURES_SINCE:
+            self.features = frozenset(self.hello.features) & frozenset(hello.features)
         self._headers[self._other_side] = header
         self.peer = hello
 

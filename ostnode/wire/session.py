@@ -17,7 +17,12 @@ from ostnode.wire.fields import Amount, Bounds, Message, ShortText
 from ostnode.wire.frames import BODY_BYTES_MAX
 
 PROTOCOL_MIN: Final = 1
-PROTOCOL_MAX: Final = 1
+PROTOCOL_MAX: Final = 2
+FEATURES_SINCE: Final = 2
+"""The version from which on what both hellos name as features may be used."""
+ROSTER: Final = "roster"
+"""The feature of roster events in the feed, and of the calls about membership."""
+FEATURES: Final = (ROSTER,)
 NONCE_BYTES: Final = 32
 DEADLINE_MS_MAX: Final = 600_000
 """What a request without a deadline of its own gets: long polls take 60 s, uploads less."""

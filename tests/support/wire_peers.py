@@ -25,7 +25,7 @@ from ostnode.wire.fields import Request
 from ostnode.wire.frames import BODY_BYTES_MAX
 from ostnode.wire.handshake import Handshake
 from ostnode.wire.incoming import NEED_DATA, Event, Proven
-from ostnode.wire.session import Hello, Side
+from ostnode.wire.session import FEATURES, PROTOCOL_MAX, PROTOCOL_MIN, Hello, Side
 from ostnode.wire.states import State
 
 ALICE = KeyPair.from_seed(b"a" * 32)
@@ -59,12 +59,13 @@ class SeededRng(Rng):
 
 def hello(key: KeyPair, **changes) -> Hello:
     values = {
-        "protocol_min": 1,
-        "protocol_max": 1,
+        "protocol_min": PROTOCOL_MIN,
+        "protocol_max": PROTOCOL_MAX,
         "principal": key.principal,
         "nonce": key.seed,
         "window_requests": 4,
         "window_bytes": BODY_BYTES_MAX,
+        "features": FEATURES,
         **changes,
     }
     return Hello(**values)
