@@ -12,7 +12,7 @@ import trio
 from ostnode.env import Rng
 from ostnode.ids import Principal
 from ostnode.net.session import LinkLimits, Session
-from ostnode.net.transport import LinkClosedError, Network
+from ostnode.net.transport import LinkClosedError, Network, secured
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Reply
 from ostnode.wire.connection import Connection
@@ -173,28 +173,28 @@ async def open_link(
     expect: Principal,
     rng: Rng,
     limits: LinkLimits = DEFAULT_LIMITS,
-    binding: bytes = b"",
 ) -> AsyncIterator[Link]:
     """Dial `address`, prove who we are, and hold the link while the block runs.
 
-    Only the peer whose principal is `expect` is accepted. `binding` ties the proofs to an
-    encrypted channel; on plain TCP there is none. Raises LinkClosedError if the peer cannot be
-    reached or breaks off, UnauthenticatedError if it is not `expect`, and the OstError that it
-    refused us with. The block's own exceptions come out as they are.
+    Only the peer whose principal is `expect` is accepted; on an encrypted channel nothing is sent
+    to any other. Raises LinkClosedError if the peer cannot be reached within `handshake_s` or
+    breaks off, UnauthenticatedError if it is not `expect`, and the OstError that it refused us
+    with. The block's own exceptions come out as they are.
     """
-    handshake = Handshake(
-        Side.DIALLER,
-        limits.hello(signer.principal, rng),
-        sign=signer.sign,
-        verify=verify,
-        expect=expect,
-        binding=binding,
-    )
-    stream = await network.connect(address)
+    stream: trio.abc.Stream | None = None
     try:
-        session = Session(stream, Connection(Side.DIALLER, handshake), limits)
         try:
             with trio.fail_after(limits.handshake_s):
+                stream = await network.connect(address)
+                handshake = Handshake(
+                    Side.DIALLER,
+                    limits.hello(signer.principal, rng),
+                    sign=signer.sign,
+                    verify=verify,
+                    expect=expect,
+                    binding=await secured(stream, expect),
+                )
+                session = Session(stream, Connection(Side.DIALLER, handshake), limits)
                 hello = await _shake_hands(session)
         except trio.TooSlowError:
             raise LinkClosedError(f"{address} does not finish the handshake") from None
@@ -202,7 +202,8 @@ async def open_link(
         async with _running(link):
             yield link
     finally:
-        await trio.aclose_forcefully(stream)
+        if stream is not None:
+            await trio.aclose_forcefully(stream)
 
 
 async def _shake_hands(session: Session) -> Hello:

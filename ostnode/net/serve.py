@@ -14,7 +14,7 @@ from ostnode.errors import BusyError, InternalError, OstError, ShuttingDownError
 from ostnode.ids import Principal
 from ostnode.net.link import DEFAULT_LIMITS, Signer
 from ostnode.net.session import LinkLimits, Session
-from ostnode.net.transport import LinkClosedError
+from ostnode.net.transport import LinkClosedError, secured
 from ostnode.wire.calls import Caller, Kind, Reply, Service, authorise
 from ostnode.wire.connection import Connection
 from ostnode.wire.frames import RemoteProtocolError
@@ -51,41 +51,38 @@ async def serve_link(
     kinds_of: KindsOf,
     rng: Rng,
     limits: LinkLimits = DEFAULT_LIMITS,
-    binding: bytes = b"",
     stopping: trio.Event | None = None,
 ) -> None:
     """Serve one connection until it ends; the caller closes the stream.
+
+    Whoever has not proven a principal within `handshake_s` is dropped, TLS included.
 
     Every request gets one answer: the service's reply, its OstError, or `internal` with the
     cause in the log alone. When `stopping` is set, requests in flight finish, new ones are
     refused, and the link ends; the caller's deadline decides how long that may take. Nothing
     that a peer sends makes this raise.
     """
-    handshake = Handshake(
-        Side.ACCEPTER,
-        limits.hello(signer.principal, rng),
-        sign=signer.sign,
-        verify=verify,
-        binding=binding,
-    )
-    session = Session(stream, Connection(Side.ACCEPTER, handshake), limits)
+
+    def begin(binding: bytes) -> Session:
+        handshake = Handshake(
+            Side.ACCEPTER,
+            limits.hello(signer.principal, rng),
+            sign=signer.sign,
+            verify=verify,
+            binding=binding,
+        )
+        return Session(stream, Connection(Side.ACCEPTER, handshake), limits)
+
     stopping = trio.Event() if stopping is None else stopping  # events have no truth value
-    peer = await _welcome_unless(stopping, session, limits)
-    if peer is not None:
-        await _Server(session, peer, services, kinds_of, limits).run(stopping)
-
-
-async def _welcome_unless(
-    stopping: trio.Event, session: Session, limits: LinkLimits
-) -> Principal | None:
-    """`_welcome`, within its time, and not at all once `stopping` is set."""
-    peer = None
+    welcomed = None
     async with trio.open_nursery() as nursery:
         nursery.cancel_scope.deadline = trio.current_time() + limits.handshake_s
         nursery.start_soon(_cancel_on, stopping, nursery.cancel_scope)
-        peer = await _welcome(session)
+        welcomed = await _welcome(stream, begin)
         nursery.cancel_scope.cancel()
-    return peer
+    if welcomed is not None:
+        session, peer = welcomed
+        await _Server(session, peer, services, kinds_of, limits).run(stopping)
 
 
 async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
@@ -93,8 +90,23 @@ async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _welcome(session: Session) -> Principal | None:
-    """The peer's proven principal; None if it broke off or was refused."""
+async def _welcome(
+    stream: trio.abc.Stream, begin: Callable[[bytes], Session]
+) -> tuple[Session, Principal] | None:
+    """The session and the peer's proven principal; None if it broke off or was refused.
+
+    The session begins once the channel stands: before that a stranger costs no buffers.
+    """
+    try:
+        session = begin(await secured(stream))
+        peer = await _proven(session)
+    except LinkClosedError as error:
+        log.debug("no handshake", reason=str(error))
+        return None
+    return None if peer is None else (session, peer)
+
+
+async def _proven(session: Session) -> Principal | None:
     connection = session.connection
     try:
         if not isinstance(await session.next_event(), Greeted):
@@ -104,8 +116,6 @@ async def _welcome(session: Session) -> Principal | None:
         if not isinstance(event, Proven):
             return None
         await session.say(connection.send_proof())
-    except LinkClosedError:
-        return None
     except RemoteProtocolError as error:
         log.info("handshake refused", code=error.refusal.code, reason=error.refusal.message)
         with contextlib.suppress(LinkClosedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias
@@ -13,9 +14,11 @@ from typing_extensions import override
 
 from ostnode.addresses import is_loopback
 from ostnode.errors import InvalidArgumentError
+from ostnode.ids import Principal
 
 Handler: TypeAlias = Callable[[trio.abc.Stream], Awaitable[None]]
 """Serves one accepted connection; the stream is closed when it returns."""
+Piece: TypeAlias = bytes | bytearray | memoryview
 
 PEERS_MAX: Final = 256
 """Connections that one listener takes, unless it is told otherwise."""
@@ -31,6 +34,26 @@ class LinkClosedError(Exception):
 
     A request in flight may or may not have been carried out.
     """
+
+
+class SecureStream(trio.abc.HalfCloseableStream):
+    """An encrypted stream, which proofs of identity are bound to."""
+
+    @abstractmethod
+    async def secure(self, expect: Principal | None) -> bytes:
+        """Shake hands; returns what proofs are bound to, the same bytes on both sides.
+
+        A dialler's `expect` is pinned. Raises LinkClosedError, and UnauthenticatedError if
+        somebody else is there.
+        """
+
+    @abstractmethod
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Receive at least one byte into `buffer`; 0 is the end of the stream."""
+
+    @abstractmethod
+    async def send_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Send the pieces in order."""
 
 
 class Network(Protocol):
@@ -59,7 +82,7 @@ class TcpNetwork(Network):
     """Plain TCP, for loopback.
 
     The peer protocol proves both principals but hides nothing, so any other address is refused
-    unless `plaintext_anywhere` says that something below encrypts. More than `connections_max`
+    unless `loopback_only` is False because something above encrypts. More than `connections_max`
     at once are closed as they arrive. A peer that acknowledges nothing for `user_timeout_ms` is
     gone (TCP_USER_TIMEOUT), even if it keeps its socket open without reading.
     """
@@ -69,11 +92,11 @@ class TcpNetwork(Network):
         *,
         connections_max: int = PEERS_MAX,
         user_timeout_ms: int = 30_000,
-        plaintext_anywhere: bool = False,
+        loopback_only: bool = True,
     ) -> None:
         self._connections_max = connections_max
         self._user_timeout_ms = user_timeout_ms
-        self._plaintext_anywhere = plaintext_anywhere
+        self._loopback_only = loopback_only
 
     @override
     async def connect(self, address: str) -> trio.abc.Stream:
@@ -116,7 +139,7 @@ class TcpNetwork(Network):
 
     def _allowed(self, address: str) -> tuple[str, int]:
         host, port = split_address(address)
-        if not (self._plaintext_anywhere or is_loopback(host)):
+        if self._loopback_only and not is_loopback(host):
             raise InvalidArgumentError(f"plain TCP is for loopback only, not for {address}")
         return host, port
 
@@ -140,6 +163,15 @@ async def guarded(handler: Handler, stream: trio.abc.Stream) -> None:
         await trio.aclose_forcefully(stream)
 
 
+async def secured(stream: trio.abc.Stream, expect: Principal | None = None) -> bytes:
+    """Have an encrypted stream shake hands; returns its binding, which is empty in plain text.
+
+    Raises LinkClosedError, and UnauthenticatedError if `expect` is given and somebody else is
+    there.
+    """
+    return await stream.secure(expect) if isinstance(stream, SecureStream) else b""
+
+
 async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
     """Receive at least one byte into `buffer`; 0 is the end of the stream.
 
@@ -148,6 +180,8 @@ async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
     try:
         if isinstance(stream, trio.SocketStream):
             return await stream.socket.recv_into(buffer)
+        if isinstance(stream, SecureStream):
+            return await stream.receive_into(buffer)
         data = await stream.receive_some(len(buffer))
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise LinkClosedError(f"the connection broke: {error}") from error
@@ -155,9 +189,7 @@ async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
     return len(data)
 
 
-async def send_pieces(
-    stream: trio.abc.Stream, pieces: Sequence[bytes | bytearray | memoryview]
-) -> None:
+async def send_pieces(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> None:
     """Send the pieces in order; to a socket in one system call as long as it takes them.
 
     Only one task may send on a stream. Raises LinkClosedError if the stream broke.
@@ -165,15 +197,15 @@ async def send_pieces(
     try:
         if isinstance(stream, trio.SocketStream):
             await _send_gathered(stream, pieces)
+        elif isinstance(stream, SecureStream):
+            await stream.send_pieces(pieces)
         else:
             await stream.send_all(b"".join(pieces))
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise LinkClosedError(f"the connection broke: {error}") from error
 
 
-async def _send_gathered(
-    stream: trio.SocketStream, pieces: Sequence[bytes | bytearray | memoryview]
-) -> None:
+async def _send_gathered(stream: trio.SocketStream, pieces: Sequence[Piece]) -> None:
     left = deque(memoryview(piece) for piece in pieces if len(piece))
     while left:
         sent = await stream.socket.sendmsg(left)

@@ -196,7 +196,7 @@ class Cluster:
     address: str = ADDRESS
     handler: Handler | None = None
 
-    def link(self, key=ALICE, *, expect=BUCKET, limits=LIMITS, binding=b""):
+    def link(self, key=ALICE, *, expect=BUCKET, limits=LIMITS):
         return open_link(
             self.network,
             self.address,
@@ -205,7 +205,6 @@ class Cluster:
             expect=expect.principal,
             rng=SeededRng(),
             limits=limits,
-            binding=binding,
         )
 
 
@@ -218,7 +217,6 @@ async def served(
     limits: LinkLimits = LIMITS,
     kinds_of=nobody_special,
     services=None,
-    binding: bytes = b"",
 ) -> AsyncIterator[Cluster]:
     """A bucket that answers with `answer` at `address`, until the block ends."""
     network = network or MemoryNetwork()
@@ -234,7 +232,6 @@ async def served(
             kinds_of=kinds_of,
             rng=SeededRng(1),
             limits=limits,
-            binding=binding,
             stopping=stopping,
         )
 

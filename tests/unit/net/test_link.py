@@ -234,15 +234,6 @@ async def test_only_the_expected_peer_is_accepted():
                 pytest.fail("the link opened")
 
 
-async def test_the_channel_binding_must_agree():
-    async with served(binding=b"tls certificate") as cluster:
-        with pytest.raises(UnauthenticatedError):
-            async with cluster.link(binding=b"another"):
-                pytest.fail("the link opened")
-        async with cluster.link(binding=b"tls certificate") as link:
-            await link.call(READ)
-
-
 def dial(network):
     """Alice's link to whoever serves ADDRESS."""
     return open_link(

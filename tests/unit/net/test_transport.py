@@ -65,7 +65,7 @@ async def test_plain_tcp_is_for_loopback(address):
 
 
 async def test_plain_tcp_elsewhere_must_be_asked_for(nursery):
-    network = TcpNetwork(plaintext_anywhere=True)
+    network = TcpNetwork(loopback_only=False)
     bound = await nursery.start(network.serve, "0.0.0.0:0", echo)
     stream = await TcpNetwork().connect(f"127.0.0.1:{split_address(bound)[1]}")
     await stream.aclose()

@@ -1,0 +1,237 @@
+"""TLS 1.3 between peers: certificates that are principals, and streams that proofs are bound to.
+
+No authority signs anything here. A node's certificate is signed by itself and holds its Ed25519
+key, which is its principal; TLS proves that whoever presents it holds the key. The dialler pins
+the principal that it wants. The accepter asks for no certificate: it learns the dialler's
+principal from AUTH, which signs the channel's binding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import ssl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import trio
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing_extensions import override
+
+from ostnode.errors import UnauthenticatedError
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import Principal
+from ostnode.net.transport import Handler, LinkClosedError, Network, Piece, SecureStream, TcpNetwork
+
+RECORD_BYTES: Final = 16 * 1024
+"""The most that one TLS record holds (RFC 8446 section 5.1)."""
+SLICE_BYTES: Final = 16 * RECORD_BYTES
+"""Encrypted at a time: a link's memory stays at that, and the socket is busy meanwhile."""
+_NOT_BEFORE: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_NOT_AFTER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""No well-defined expiration date (RFC 5280 section 4.1.2.5): keys end by the roster."""
+_FORGED: Final = ("BAD_SIGNATURE",)
+"""OpenSSL's reasons for a handshake that the key of the certificate did not sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a node presents: its certificate (DER), and the context that holds its key."""
+
+    certificate: bytes
+    context: ssl.SSLContext
+
+    @classmethod
+    def of(cls, key: KeyPair) -> Identity:
+        """The same certificate for the same key, so that bindings outlive restarts."""
+        secret = Ed25519PrivateKey.from_private_bytes(key.seed)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, key.principal.hex())])
+        certificate = (
+            x509
+            .CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .serial_number(1)
+            .not_valid_before(_NOT_BEFORE)
+            .not_valid_after(_NOT_AFTER)
+            .public_key(secret.public_key())
+            .sign(secret, algorithm=None)
+        )
+        context = _context(ssl.PROTOCOL_TLS_SERVER)
+        context.num_tickets = 0  # nothing is resumed: every handshake shows the certificate
+        pem = secret.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        with _memory_file(certificate.public_bytes(serialization.Encoding.PEM) + pem) as path:
+            context.load_cert_chain(path)
+        return cls(certificate.public_bytes(serialization.Encoding.DER), context)
+
+
+def channel_binding(certificate: bytes) -> bytes:
+    """What AUTH signs for a channel: the SHA-256 of the server's certificate (DER).
+
+    RFC 5929 calls it tls-server-end-point, and leaves the hash open for certificates that are
+    signed with Ed25519; it is SHA-256 here.
+    """
+    return hashlib.sha256(certificate).digest()
+
+
+def certified(certificate: bytes | None) -> Principal:
+    """The principal that a certificate (DER) is of; raises UnauthenticatedError."""
+    if certificate is None:
+        raise UnauthenticatedError("the peer has no certificate")
+    try:
+        public = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UnauthenticatedError("the peer's certificate cannot be read") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise UnauthenticatedError("the peer's certificate holds no Ed25519 key")
+    return Principal(public.public_bytes_raw())
+
+
+class TlsStream(SecureStream):
+    """One end of an encrypted connection. A dialler has no `identity`."""
+
+    def __init__(self, below: trio.abc.Stream, identity: Identity | None = None) -> None:
+        self._below = below
+        self._identity = identity
+        self._tls = trio.SSLStream(
+            below,
+            _context(ssl.PROTOCOL_TLS_CLIENT) if identity is None else identity.context,
+            server_side=identity is not None,
+        )
+        self._binding = b"" if identity is None else channel_binding(identity.certificate)
+
+    @override
+    async def secure(self, expect: Principal | None) -> bytes:
+        try:
+            await self._tls.do_handshake()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            raise _handshake_failure(error) from error
+        if self._identity is None:
+            certificate = self._tls.getpeercert(binary_form=True)
+            if certified(certificate) != expect and expect is not None:
+                raise UnauthenticatedError("this is not the peer that was dialled")
+            self._binding = channel_binding(certificate)
+        return self._binding
+
+    @override
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self._tls.receive_some(min(len(buffer), RECORD_BYTES))
+        buffer[: len(data)] = data
+        return len(data)
+
+    @override
+    async def send_pieces(self, pieces: Sequence[Piece]) -> None:
+        for piece in in_slices(pieces):
+            await self._tls.send_all(piece)
+
+    @override
+    async def send_all(self, data: Piece) -> None:
+        await self._tls.send_all(data)
+
+    @override
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._tls.wait_send_all_might_not_block()
+
+    @override
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._tls.receive_some(max_bytes)
+
+    @override
+    async def send_eof(self) -> None:
+        if isinstance(self._below, trio.abc.HalfCloseableStream):
+            await self._below.send_eof()
+
+    @override
+    async def aclose(self) -> None:
+        await self._tls.aclose()
+
+
+class TlsNetwork(Network):
+    """Encrypted connections, as one node: dialled as anybody, accepted with its certificate.
+
+    Handshakes are left to whoever uses the streams, under that one's deadlines: see `secured`.
+    """
+
+    def __init__(self, key: KeyPair | None = None, below: Network | None = None) -> None:
+        self._identity = None if key is None else Identity.of(key)
+        self._below = TcpNetwork(loopback_only=False) if below is None else below
+
+    @override
+    async def connect(self, address: str) -> TlsStream:
+        return TlsStream(await self._below.connect(address))
+
+    @override
+    async def serve(
+        self,
+        address: str,
+        handler: Handler,
+        *,
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        assert self._identity is not None, "who accepts connections has a key"
+        serve_one = partial(_serve_one, handler, self._identity)
+        await self._below.serve(address, serve_one, task_status=task_status)
+
+
+async def _serve_one(handler: Handler, identity: Identity, stream: trio.abc.Stream) -> None:
+    await handler(TlsStream(stream, identity))
+
+
+def in_slices(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """The pieces as they are encrypted: small ones joined, large ones uncopied, in slices."""
+    joined: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        rest = memoryview(piece)
+        if joined and size + len(rest) > RECORD_BYTES:
+            # Up to the end of a record, so that no record goes out nearly empty.
+            front = rest[: -size % RECORD_BYTES]
+            yield b"".join([*joined, front])
+            joined, size, rest = [], 0, rest[len(front) :]
+        while len(rest) >= RECORD_BYTES:
+            yield rest[:SLICE_BYTES]
+            rest = rest[SLICE_BYTES:]
+        if rest:
+            joined.append(rest)
+            size += len(rest)
+    if joined:
+        yield b"".join(joined)
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    # Before the mode: a client's context checks names unless it is told not to.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+@contextlib.contextmanager
+def _memory_file(content: bytes) -> Iterator[str]:
+    """A path to read `content` from. Keys are loaded by path only; this one is on no disk."""
+    with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _handshake_failure(error: Exception) -> LinkClosedError | UnauthenticatedError:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLEOFError):
+        return LinkClosedError("the peer closed the connection during the TLS handshake")
+    reason = (cause.reason if isinstance(cause, ssl.SSLError) else "") or str(error)
+    if reason in _FORGED:
+        return UnauthenticatedError("the peer does not hold the key of its certificate")
+    return LinkClosedError(f"the TLS handshake failed: {reason.replace('_', ' ').lower()}")
