@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from ostnode.store.format import SEGMENT_HEADER_BYTES
 from ostnode.store.keyspace import Reader, dead_changes, dead_rows
@@ -68,6 +70,11 @@ class Catalog:
     def infos(self) -> list[SegmentInfo]:
         """All of them."""
         return self._sealed + ([self._grown(self._open)] if self._open else [])
+
+    def behind(self, seq: int) -> SegmentInfo | None:
+        """The first sealed segment with records behind sequence number `seq`."""
+        place = bisect_right(self._sealed, seq, key=attrgetter("last_seq"))
+        return self._sealed[place] if place < len(self._sealed) else None
 
     def run(self, numbers: Sequence[int]) -> list[SegmentInfo]:
         """Adjacent sealed segments; raises ValueError when they are not that any more."""

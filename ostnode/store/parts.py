@@ -74,7 +74,7 @@ def put_together(
     )
     reading = SegmentReader(disk, cold, options.segments_open_max, verify=options.verify_reads)
     auditor = Auditor(index, maintenance, commit.fail)
-    scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable, auditor)
+    scrubber = Scrubber(disk, maintenance, reading.pins, schema, durable, catalog, auditor)
     compactor = Compactor(
         disk=disk,
         worker=maintenance,

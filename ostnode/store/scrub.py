@@ -9,20 +9,20 @@ before. A pass ends with an audit of the key index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Final, NamedTuple
 
 import trio
 
 from ostnode.env import Worker
 from ostnode.store.auditing import Auditor
+from ostnode.store.catalog import Catalog, SegmentInfo
 from ostnode.store.checking import Checked, SegmentCheck, Suspect
 from ostnode.store.disk import Disk
 from ostnode.store.keyspace import Reader
 from ostnode.store.layout import read_layout
 from ostnode.store.pace import Pace
 from ostnode.store.pins import Pins
-from ostnode.store.record import Problem
+from ostnode.store.record import Damage, Problem
 from ostnode.store.schema import Schema
 from ostnode.store.segment import segment_name
 
@@ -45,17 +45,10 @@ class ScrubSlice:
     problems: tuple[Problem, ...] = ()
 
 
-class _Turn(NamedTuple):
-    """The segment to read next, and the last sequence number of its range."""
-
-    segment: int
-    last_seq: int
-
-
 class _Open(NamedTuple):
     """The segment that is being read, and where to go on in it."""
 
-    turn: _Turn
+    info: SegmentInfo
     check: SegmentCheck
     offset: int
     after_seq: int
@@ -71,10 +64,12 @@ class Scrubber:
         pins: Pins,
         schema: Schema,
         rows: Reader,
+        catalog: Catalog,
         auditor: Auditor,
     ) -> None:
         self._disk, self._worker, self._pins = disk, worker, pins
-        self._schema, self._rows, self._auditor = schema, rows, auditor
+        self._schema, self._rows = schema, rows
+        self._catalog, self._auditor = catalog, auditor
         self._open: _Open | None = None
 
     async def step(self, after_seq: int, pace: Pace, limit_bytes: int = SLICE_BYTES) -> ScrubSlice:
@@ -87,38 +82,46 @@ class Scrubber:
         here = self._open
         if here is None or here.after_seq != after_seq:
             self._open = here = None
-            turn = await self._worker.run(_next_turn, self._disk, after_seq)
-            if turn is None:
-                await self._auditor.audit()
+            info = self._catalog.behind(after_seq)
+            if info is None:
+                await self._auditor.audit(pace)
                 missing = await self._worker.run(_missing, self._disk)
                 return ScrubSlice(after_seq, done=True, problems=tuple(missing))
         else:
-            turn = here.turn
-        pin = self._pins.take(turn.segment)
+            info = here.info
+        pin = self._pins.take(info.number)
         try:
-            result = await self._worker.run(self._read, turn, here, after_seq, limit_bytes)
+            result = await self._worker.run(self._read, info, here, after_seq, limit_bytes)
         finally:
-            self._pins.release(turn.segment, pin)
-        if result is None:  # compaction has taken it meanwhile; its output is in the same place
+            self._pins.release(info.number, pin)
+        if result is None:
             self._open = None
-            return ScrubSlice(after_seq)
+            return self._gone(info, after_seq)
         self._open, checked = result
         problems = await self._damage(checked.suspects)
-        after = turn.last_seq if self._open is None else self._open.after_seq
+        after = max(info.last_seq, after_seq) if self._open is None else self._open.after_seq
         await pace.spend(checked.nbytes)
         return ScrubSlice(after, nbytes=checked.nbytes, problems=tuple(problems))
 
+    def _gone(self, info: SegmentInfo, after_seq: int) -> ScrubSlice:
+        """Compaction has taken the file: its output is in the same place. Or it is lost."""
+        following = self._catalog.behind(after_seq)
+        if following is None or following.number != info.number:
+            return ScrubSlice(after_seq)
+        lost = Problem(Damage.SEGMENT, info.number, 0, info.nbytes)
+        return ScrubSlice(info.last_seq, problems=(lost,))
+
     def _read(
-        self, turn: _Turn, here: _Open | None, after_seq: int, limit_bytes: int
+        self, info: SegmentInfo, here: _Open | None, after_seq: int, limit_bytes: int
     ) -> tuple[_Open | None, Checked] | None:
         """Check a slice; None when the segment is gone."""
         try:
-            file = self._disk.open(segment_name(turn.segment))
+            file = self._disk.open(segment_name(info.number))
         except FileNotFoundError:
             return None
         try:
             if here is None:
-                check = SegmentCheck(file, turn.segment, cold=True)
+                check = SegmentCheck(file, info.number, cold=True)
                 first = check.whole_file()
                 if check.header is None:
                     return None, Checked(first)
@@ -134,7 +137,7 @@ class Scrubber:
         if checked.next_offset is None:
             return None, checked
         seq = max(checked.seq, after_seq)
-        return _Open(turn, check, checked.next_offset, seq), checked
+        return _Open(info, check, checked.next_offset, seq), checked
 
     async def _damage(self, suspects: list[Suspect]) -> list[Problem]:
         problems = []
@@ -144,21 +147,6 @@ class Scrubber:
             if count % _JUDGED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
         return problems
-
-
-def _next_turn(disk: Disk, after_seq: int) -> _Turn | None:
-    """The first sealed segment with records behind `after_seq`."""
-    log = read_layout(disk).log
-    starts = [segment.first_seq for segment in log]
-    for segment, following in zip_longest(log, starts[1:]):
-        last_seq = segment.last_seq
-        if last_seq is None:
-            if following is None:
-                return None  # it is being written to
-            last_seq = following - 1
-        if last_seq > after_seq:
-            return _Turn(segment.number, last_seq)
-    return None
 
 
 def _missing(disk: Disk) -> list[Problem]:

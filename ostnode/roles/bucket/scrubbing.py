@@ -70,12 +70,14 @@ class Scrubbing:
         return int(self._pace.bytes_per_s) if self.running else 0
 
     def pause(self) -> None:
-        """Stop before the next slice."""
+        """Stop before the next slice, or within the audit of the key index."""
         self._pace.pause()
+        self._unpaced.pause()
 
     def resume(self) -> None:
         """Go on."""
         self._pace.resume()
+        self._unpaced.resume()
 
     def ask(self) -> None:
         """Let a new cycle begin now, as fast as it may."""

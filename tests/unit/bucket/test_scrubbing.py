@@ -212,6 +212,33 @@ async def test_paused_it_reads_nothing_and_goes_on_later(autojump_clock, kit: Ki
         nursery.cancel_scope.cancel()
 
 
+async def test_b64_paused_it_does_not_read_the_key_index_either(
+    autojump_clock, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def audit():
+        nonlocal steps
+        for _ in range(64):
+            steps += 1
+            if steps == 12:
+                scrubbing.pause()
+            yield
+
+    monkeypatch.setattr(kit.disk.index, "audit", audit)
+    scrubbing = scrubbing_of(kit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubbing.run)
+        await trio.sleep(3600)
+        assert 12 <= steps < 20
+        assert not scrubbing.place.completed_at
+        scrubbing.resume()
+        await trio.sleep(60)
+        assert steps >= 12 + 64
+        assert scrubbing.place.completed_at
+        nursery.cancel_scope.cancel()
+
+
 async def test_operators_calls(autojump_clock, kit: Kit) -> None:
     await upload(kit, *blobs(60))
     maintenance = kit.bucket.maintenance

@@ -75,6 +75,18 @@ async def test_a_look_at_the_segments_asks_the_index_for_nothing(autojump_clock)
         assert index.asked <= asked + 5
 
 
+async def test_a_place_in_the_log_is_found(autojump_clock) -> None:
+    async with opened(SimDisk()) as store:
+        for number in range(60):
+            await store.commit([add(number, bytes(3000))])
+        catalog, infos = store._parts.catalog, store.segments()
+        assert [info.sealed for info in infos].count(True) >= 3
+        for info in infos:
+            for seq in (info.first_seq - 1, info.last_seq - 1):
+                assert catalog.behind(seq) == (info if info.sealed else None)
+        assert catalog.behind(infos[-2].last_seq) is None
+
+
 async def test_all_estimates_are_read_in_few_pages(autojump_clock) -> None:
     disk = SimDisk()
     async with opened(disk) as store:
