@@ -23,7 +23,7 @@ from ostnode.cli.storetext import (
 from ostnode.cli.verifytext import accessors_of, verified_json, verified_text
 from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.store.disk import Disk, RealDisk
-from ostnode.store.errors import StoreLockedError, StoreOwnerError
+from ostnode.store.errors import NotAFileError, StoreLockedError, StoreOwnerError
 from ostnode.store.indexview import IndexView
 from ostnode.store.inspection import Inspected, Inspector, Line, LooseFile, lock_holder
 from ostnode.store.keyspace import Covered, DurableReader, Reader
@@ -225,10 +225,10 @@ def _states(layout: Layout) -> dict[int, str]:
 
 
 def _inspect(disk: Disk, number: int, inspector: Inspector) -> tuple[Inspected, int, int] | None:
-    """A segment's sums, size and bytes on the disk; None when it was removed meanwhile."""
+    """A segment's sums, size and bytes on the disk; None when there is no such file."""
     try:
         file = disk.open(segment_name(number))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotAFileError):
         return None
     try:
         return inspector.inspect(file, number), file.size(), file.allocated()

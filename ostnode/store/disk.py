@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 
 from typing_extensions import Buffer, override
 
-from ostnode.store.errors import NoSpaceError, StoreLockedError, disk_error
+from ostnode.store.errors import NoSpaceError, NotAFileError, StoreLockedError, disk_error
 from ostnode.store.keyspace import KeyIndex
 from ostnode.store.lmdbindex import LmdbIndex
 
@@ -106,7 +107,10 @@ class Disk(Protocol):
         ...
 
     def open(self, name: str, *, create: bool = False, write: bool = False) -> File:
-        """Open a segment file; `create` makes it and fails when it is there."""
+        """Open a segment file; `create` makes it and fails when it is there.
+
+        Raises FileNotFoundError, and NotAFileError when something else has the name.
+        """
         ...
 
     def remove(self, name: str) -> None:
@@ -285,6 +289,7 @@ class RealDisk(Disk):
         flags |= os.O_CREAT | os.O_EXCL if create else 0
         path = self._segments / name
         if not create:
+            _check_is_file(path)
             return RealFile(os.open(path, flags, _FILE_MODE), path)
         with _named(path):
             return RealFile(os.open(path, flags, _FILE_MODE), path)
@@ -326,6 +331,18 @@ class RealDisk(Disk):
     @override
     def key_index(self) -> KeyIndex:
         return LmdbIndex(self._dir / "keyindex", _BOOT_ID.read_text("ascii").strip())
+
+
+def _check_is_file(path: Path) -> None:
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise
+        is_file = False
+    if not is_file:
+        what = "a link to no file" if path.is_symlink() else "no file"
+        raise NotAFileError(f"{path} is {what}: bring the segment back, or move this away")
 
 
 def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> int:

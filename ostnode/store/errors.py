@@ -59,6 +59,13 @@ class IndexDamagedError(StoreError):
         super().__init__(f"the key index is damaged, {what}; the next start makes it anew")
 
 
+class NotAFileError(StoreError, OSError):
+    """A segment's name is that of a directory, or of a link that leads nowhere.
+
+    What it should lead to may hold records, so nothing is done until an operator has looked.
+    """
+
+
 class NoSpaceError(OSError):
     """A write or an allocation met ENOSPC or EDQUOT; it may be made again, the same bytes.
 

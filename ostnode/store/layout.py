@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from ostnode.store.disk import Disk, File
+from ostnode.store.errors import NotAFileError
 from ostnode.store.format import (
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -87,6 +88,8 @@ class Layout:
     """Numbers of files that were made and never written to."""
     lost: list[tuple[int, int]] = field(default_factory=list)
     """Number and bytes of files whose header is unreadable."""
+    strange: list[NotAFileError] = field(default_factory=list)
+    """Why those of the lost are that are no files."""
     highest: int = 0
     """The highest number that names a file."""
 
@@ -135,6 +138,10 @@ def read_layout(disk: Disk) -> Layout:
             file = disk.open(segment_name(number))
         except FileNotFoundError:
             continue  # the store that is running has just removed it
+        except NotAFileError as error:
+            layout.strange.append(error)
+            layout.lost.append((number, 0))
+            continue
         layout.highest = number
         try:
             found = look(file, number)

@@ -80,9 +80,12 @@ class Recovered:
 def recover(disk: Disk, index: KeyIndex, schema: Schema, owner: bytes) -> Recovered:
     """Repair the log, bring `index` up to it, and say where to go on. Blocking; idempotent.
 
-    Raises StoreOwnerError when the directory is not `owner`'s, OSError when the disk refuses.
+    Raises StoreOwnerError when the directory is not `owner`'s, NotAFileError when a segment's name
+    is that of something else, OSError when the disk refuses.
     """
     layout = read_layout(disk)
+    if layout.strange:
+        raise layout.strange[0]
     for file in (*layout.log, *layout.leftovers):
         _check_owner(file.header, owner)
     removed, sealed = [*layout.blank, *layout.unfinished], 0

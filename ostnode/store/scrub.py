@@ -18,6 +18,7 @@ from ostnode.store.auditing import Auditor
 from ostnode.store.catalog import Catalog, SegmentInfo
 from ostnode.store.checking import Checked, SegmentCheck, Suspect
 from ostnode.store.disk import Disk
+from ostnode.store.errors import NotAFileError
 from ostnode.store.keyspace import Reader
 from ostnode.store.layout import read_layout
 from ostnode.store.pace import Pace
@@ -117,7 +118,7 @@ class Scrubber:
         """Check a slice; None when the segment is gone."""
         try:
             file = self._disk.open(segment_name(info.number))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotAFileError):
             return None
         try:
             if here is None:

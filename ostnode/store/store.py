@@ -261,8 +261,8 @@ async def open_store(
     the one beside the log. Cold reads use `read_worker` and background work `maintenance_worker`
     (default: `read_worker`). Closing writes what is staged and seals the log.
 
-    Raises StoreLockedError, StoreOwnerError, OSError; a failed write ends the body, and an
-    exception group with StoreFailedError comes out.
+    Raises StoreLockedError, StoreOwnerError, NotAFileError, OSError; a failed write ends the body,
+    and an exception group with StoreFailedError comes out.
     """
     await worker.run(disk.lock)
     try:

@@ -532,3 +532,14 @@ async def test_a_crash_while_the_key_index_is_replaced_leaves_one_or_none(
             assert await kit.readable(ALICE, GENERAL, text)
     assert cli("store", "verify", data, "--json").code == (7 if calls == 1 else 0)
     assert "verify" not in listed_names(data)
+
+
+async def test_what_is_no_file_is_told(cli: Cli, data: Path) -> None:
+    await filled(data)
+    (data / "segments" / "00000099.seg").symlink_to(data / "unmounted")
+    found = cli("store", "inspect", data, "--json")
+    assert found.code == 0
+    assert [one["segment"] for one in found.json["problems"]] == [99]
+    refused = cli("store", "verify", data)
+    assert refused.code == 1
+    assert "00000099.seg is a link to no file" in refused.err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ostnode.store.disk import RealDisk, RealFile
-from ostnode.store.errors import NoSpaceError, StoreLockedError
+from ostnode.store.errors import NoSpaceError, NotAFileError, StoreError, StoreLockedError
 
 
 @pytest.fixture
@@ -56,6 +56,33 @@ def test_files_are_made_once_and_private(disk: RealDisk, tmp_path: Path) -> None
     assert disk.names() == []
     with pytest.raises(FileNotFoundError):
         disk.open("1.seg")
+
+
+@pytest.mark.parametrize("what", ["directory", "link to nothing", "link to a directory", "pipe"])
+def test_what_is_no_file_is_not_opened(disk: RealDisk, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "deep" / "data" / "segments" / "1.seg"
+    match what:
+        case "directory":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "link to nothing":
+            path.symlink_to(tmp_path / "nothing")
+        case _:
+            path.symlink_to(tmp_path)
+    message = "a link to no file" if what.startswith("link") else "no file"
+    for write in (False, True):
+        with pytest.raises(NotAFileError, match=rf"1\.seg is {message}") as raised:
+            disk.open("1.seg", write=write)
+        assert isinstance(raised.value, StoreError)
+
+
+def test_a_link_to_a_file_is_as_good_as_one(disk: RealDisk, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"data")
+    (tmp_path / "deep" / "data" / "segments" / "1.seg").symlink_to(tmp_path / "elsewhere")
+    file = disk.open("1.seg")
+    assert file.size() == 4
+    file.close()
 
 
 def test_write_and_read(file: RealFile) -> None:

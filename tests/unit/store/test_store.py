@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
 from ostnode.env import InlineWorker
 from ostnode.errors import DataCorruptError
-from ostnode.store.errors import StoreFailedError, StoreLockedError, StoreOwnerError
+from ostnode.store.disk import RealDisk
+from ostnode.store.errors import (
+    NotAFileError,
+    StoreFailedError,
+    StoreLockedError,
+    StoreOwnerError,
+)
 from ostnode.store.format import payload_digest
-from ostnode.store.record import NewRecord
+from ostnode.store.pace import Pace
+from ostnode.store.record import Damage, NewRecord
+from ostnode.store.segment import segment_name
 from ostnode.store.store import Store, StoreOptions
 from tests.support.simdisk import Faults, SimDisk
 from tests.support.storekit import (
@@ -417,3 +427,39 @@ async def test_extents_pack_to_a_fixed_length() -> None:
     assert len(extent.pack()) == 16
     assert (extent.segment, extent.offset, extent.length) == (1, 4096, 1)
     assert BLOB in next(iter(dump(store.state)))
+
+
+@pytest.mark.parametrize("what", ["directory", "link"])
+async def test_what_is_no_file_and_has_a_segments_name_is_refused_at_opening(
+    tmp_path: Path, what: str
+) -> None:
+    """Not when its number comes up: by then records have been acknowledged."""
+    async with opened(RealDisk(tmp_path)) as store:
+        await store.commit([set_("a", "1")])
+        before = dump(store.durable)
+    last = max(info.number for info in store.segments())
+    path = tmp_path / "segments" / segment_name(last + 1)
+    path.mkdir() if what == "directory" else path.symlink_to(tmp_path / "unmounted")
+    for _ in range(2):
+        with pytest.raises(NotAFileError, match=path.name):
+            async with opened(RealDisk(tmp_path)):
+                pytest.fail("opened")
+    path.rmdir() if what == "directory" else path.unlink()
+    async with opened(RealDisk(tmp_path)) as store:
+        assert dump(store.durable) == before
+        await store.commit([set_("b", "2")])
+
+
+async def test_a_directory_that_takes_a_segments_name_is_a_finding(tmp_path: Path) -> None:
+    async with opened(RealDisk(tmp_path)) as store:
+        await store.commit([set_("a", "1")])
+        await store.roll()
+        path = tmp_path / "segments" / segment_name(store.segments()[0].number)
+        path.unlink()
+        path.mkdir()
+        result, found, after = None, [], 0
+        while result is None or not result.done:
+            result = await store.scrub(after, Pace(0))
+            after, found = result.after_seq, [*found, *result.problems]
+        assert {problem.what for problem in found} == {Damage.SEGMENT}
+        path.rmdir()
