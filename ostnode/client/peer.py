@@ -15,7 +15,8 @@ from ostnode.env import Rng, SystemRng
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import Principal
 from ostnode.net.link import Link, open_link
-from ostnode.net.transport import LinkClosedError, Network, TcpNetwork
+from ostnode.net.tls import TlsNetwork
+from ostnode.net.transport import LinkClosedError, Network
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Reply
 from ostnode.wire.fields import Message, Request
@@ -66,12 +67,12 @@ async def connect_peer(
 ) -> AsyncIterator[PeerClient]:
     """A link to the node at `address` (host:port), proven to be `index`, for the block.
 
-    `deadline_s` bounds each call. Raises UnreachableError, and UnauthenticatedError when somebody
-    else answers there.
+    `deadline_s` bounds each call; the link is over TLS unless `network` is given. Raises
+    UnreachableError, and UnauthenticatedError when somebody else answers there.
     """
     try:
         async with open_link(
-            network or TcpNetwork(), address, signer=key, verify=verify, expect=index, rng=rng
+            network or TlsNetwork(), address, signer=key, verify=verify, expect=index, rng=rng
         ) as link:
             yield PeerClient(link, address, deadline_s)
     except LinkClosedError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ostnode.config.mistakes import ConfigError, Location, Mistake, key_text, mistakes_of
 from ostnode.config.models import (
@@ -21,7 +21,7 @@ from ostnode.config.models import (
     NodeConfig,
     TokensConfig,
 )
-from ostnode.config.values import BadValueError, parse_address
+from ostnode.config.values import BadValueError, parse_address, parse_plain_address
 
 Table: TypeAlias = dict[str, object]
 
@@ -41,6 +41,7 @@ _VARIABLE: Final = re.compile(
 )
 _LISTENERS: Final = ("http", "peer", "admin")
 _PATHS: Final = ("data_dir", "key_file")
+_PEERS: Final = ("peer", "index_peer")
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
@@ -127,7 +128,8 @@ def _mistakes_between_tables(document: Table, base: Path) -> list[Mistake]:
         hint = "add an [index] table, a [[bucket]] table, or both"
         return [Mistake("", "the config names no role", hint)]
     roles = list(_role_tables(document))
-    return [*_shared_addresses(roles), *_shared_paths(roles, base)]
+    mistakes = [*_shared_addresses(roles), *_shared_paths(roles, base)]
+    return mistakes if _peer_tls(document) else [*mistakes, *_exposed_addresses(roles)]
 
 
 def _role_tables(document: Table) -> Iterator[tuple[Location, Table]]:
@@ -137,6 +139,29 @@ def _role_tables(document: Table) -> Iterator[tuple[Location, Table]]:
     for number, bucket in enumerate(buckets if isinstance(buckets, list) else []):
         if isinstance(bucket, dict):
             yield ("bucket", number), bucket
+
+
+def _peer_tls(document: Table) -> bool:
+    """[node] peer_tls; what cannot be understood is told by the model."""
+    node = document.get("node")
+    value = node.get("peer_tls", True) if isinstance(node, dict) else True
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return True
+
+
+def _exposed_addresses(roles: list[tuple[Location, Table]]) -> Iterator[Mistake]:
+    for location, table in roles:
+        for name in _PEERS:
+            try:
+                parse_address(table.get(name))
+            except BadValueError:
+                continue  # its own mistake is told by the model
+            try:
+                parse_plain_address(table[name])
+            except BadValueError as error:
+                yield Mistake(key_text([*location, name]), error.problem, error.hint)
 
 
 def _shared_addresses(roles: list[tuple[Location, Table]]) -> Iterator[Mistake]:

@@ -23,7 +23,6 @@ from ostnode.config.values import (
     Operators,
     OptionalUrl,
     Origins,
-    PeerAddress,
     Share,
     Size,
     Skew,
@@ -57,9 +56,10 @@ class LogConfig(_Table):
 
 
 class NodeConfig(_Table):
-    """[node]: the process."""
+    """[node]: the process. Without `peer_tls` peer links are in plain text, on loopback only."""
 
     shutdown_deadline: Duration = 10.0
+    peer_tls: bool = True
 
 
 class HttpLimits(_Table):
@@ -99,7 +99,7 @@ class _RoleConfig(_Table):
     key_file: FilePath
     data_dir: FilePath
     http: Address
-    peer: PeerAddress
+    peer: Address
     admin: Address
     apps: Apps = ()
     operators: Operators = ()
@@ -146,7 +146,7 @@ class BucketConfig(_RoleConfig):
 
     public_url: Annotated[OptionalUrl, Field(validate_default=True)] = ""
     index: IndexPrincipal
-    index_peer: PeerAddress
+    index_peer: Address
     segment_bytes: Annotated[Size, Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)] = 256 * MIB
     batch_bytes_max: Annotated[
         Size, Field(ge=BATCH_BYTES_MIN, le=64 * MIB, validate_default=True)

@@ -93,14 +93,14 @@ def parse_address(value: object) -> str:
     return f"{host}:{int(port)}"
 
 
-def parse_peer_address(value: object) -> str:
-    """An address for peer links, which are in plain text and must stay on loopback."""
+def parse_plain_address(value: object) -> str:
+    """An address for peer links in plain text, which must stay on loopback."""
     address = parse_address(value)
     host = address.rpartition(":")[0].strip("[]")
     if not is_loopback(host):
         raise BadValueError(
             f"{host} is not on loopback",
-            "peer links are in plain text for now: use 127.0.0.1 or [::1]",
+            "peer links in plain text stay on 127.0.0.1 or [::1]: set node.peer_tls to true",
         )
     return address
 
@@ -186,7 +186,6 @@ Count = Annotated[int, Field(ge=1, le=SIZE_MAX)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 Address = Annotated[str, BeforeValidator(parse_address)]
-PeerAddress = Annotated[str, BeforeValidator(parse_peer_address)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
 OptionalUrl = Annotated[str, BeforeValidator(parse_optional_url)]
 Cluster = Annotated[ClusterId, BeforeValidator(parse_cluster_id), PlainSerializer(str)]

@@ -14,6 +14,7 @@ from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import PrincipalKind
 from ostnode.net.dial import dial_forever
 from ostnode.net.link import Link, open_link
+from ostnode.net.transport import Network
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import bind_early
 from ostnode.node.metrics import bucket_figures
@@ -55,7 +56,8 @@ async def open_bucket_role(
             read_worker=seams.make_worker(READ_THREADS),
             maintenance_worker=seams.make_worker(1),
         ) as opened:
-            talk = _IndexTalk(opened, bucket, key, url, seams)
+            network = seams.peers(key, tls=config.node.peer_tls)
+            talk = _IndexTalk(opened, bucket, key, url, seams, network)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(talk.run)
                 yield _role(name, config, bucket, key, http, opened, talk, seams)
@@ -68,8 +70,15 @@ class _IndexTalk:
     """The bucket's one link to its index, kept for as long as the bucket is open."""
 
     def __init__(
-        self, opened: Bucket, bucket: BucketConfig, key: KeyPair, url: str, seams: Seams
+        self,
+        opened: Bucket,
+        bucket: BucketConfig,
+        key: KeyPair,
+        url: str,
+        seams: Seams,
+        network: Network,
     ) -> None:
+        self.network = network
         self._opened = opened
         self._bucket = bucket
         self._key = key
@@ -87,7 +96,7 @@ class _IndexTalk:
 
     def _dial(self) -> AbstractAsyncContextManager[Link]:
         return open_link(
-            self._seams.network,
+            self.network,
             self._bucket.index_peer,
             signer=self._key,
             verify=verify,
@@ -130,6 +139,7 @@ def _role(
         name=name,
         config=bucket,
         key=key,
+        network=talk.network,
         kind=Kind.BUCKET,
         printed_as=PrincipalKind.BUCKET,
         service=service,

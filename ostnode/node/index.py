@@ -41,6 +41,7 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
                 name="index",
                 config=index,
                 key=key,
+                network=seams.peers(key, tls=config.node.peer_tls),
                 kind=Kind.INDEX,
                 printed_as=PrincipalKind.INDEX,
                 service=service,

@@ -70,7 +70,7 @@ async def serve_peers(
 ) -> None:
     """Serve a role's peer links; once `stopping` is set, return when the last has ended."""
     links = _Links(role, seams, stopping)
-    serve = partial(seams.network.serve, role.config.peer, links.serve)
+    serve = partial(role.network.serve, role.config.peer, links.serve)
     async with trio.open_nursery() as nursery:
         task_status.started(await _bind(nursery, f"{role.name}.peer", serve))
         await stopping.wait()

@@ -13,6 +13,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import TokenLimits
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.keyfiles import load_seed
+from ostnode.net.transport import Network
 from ostnode.node.metrics import Figures, render
 from ostnode.web.admin_app import Readiness
 from ostnode.wire.calls import Kind, Service
@@ -52,6 +53,7 @@ class Role:
     name: str
     config: IndexConfig | BucketConfig
     key: KeyPair
+    network: Network
     kind: Kind
     printed_as: PrincipalKind
     service: Service

@@ -7,16 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ostnode.env import Clock, Rng, SystemClock, SystemRng, ThreadWorker, Worker
+from ostnode.identity.keys import KeyPair
+from ostnode.net.tls import TlsNetwork
 from ostnode.net.transport import Network, TcpNetwork
 from ostnode.store.disk import Disk, RealDisk
 
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """Time, randomness, threads, network and disks; by default the operating system's."""
+    """Time, randomness, threads, networks and disks; by default the operating system's.
+
+    Peers meet on `network` in plain text, and over TLS on `below_tls`.
+    """
 
     clock: Clock = field(default_factory=SystemClock)
     rng: Rng = field(default_factory=SystemRng)
     network: Network = field(default_factory=TcpNetwork)
+    below_tls: Network = field(default_factory=lambda: TcpNetwork(loopback_only=False))
     make_worker: Callable[[int], Worker] = ThreadWorker
     make_disk: Callable[[Path], Disk] = RealDisk
+
+    def peers(self, key: KeyPair, *, tls: bool) -> Network:
+        """Where the node with this key meets its peers."""
+        return TlsNetwork(key, self.below_tls) if tls else self.network

@@ -396,6 +396,7 @@ class Cluster(Town):
         }
         document = {
             "cluster_id": str(CLUSTER),
+            "node": {"peer_tls": False},
             "index": _table(self.index) | who | index | dict(shape.index),
             "bucket": [_table(node) | who | bucket | dict(shape.bucket) for node in self.buckets],
         }

@@ -247,8 +247,8 @@ def _change(config_document: Document, key: str, value: object) -> None:
         ("index.data_dir", 7, "a path is a text", "path of a file"),
         ("index.http", "7100", "not an address", "127.0.0.1:7100"),
         ("index.peer", "127.0.0.1:70000", "over 65535", "127.0.0.1:7100"),
-        ("index.peer", "0.0.0.0:7101", "not on loopback", "127.0.0.1"),
-        ("bucket.index_peer", "10.0.0.1:7101", "not on loopback", "127.0.0.1"),
+        ("index.peer", "7101", "not an address", "127.0.0.1:7100"),
+        ("node.peer_tls", "perhaps", "boolean", "true or false"),
         ("index.chunk_bytes", "1KiB", "greater than or equal to 4096", "raise it"),
         ("index.bucket_full_at", 1.5, "less than or equal to 1", "lower it"),
         ("bucket.public_url", "example.org", "not an http", "scheme and host"),
@@ -270,6 +270,24 @@ def test_b52_each_mistake_has_its_key_and_a_hint(
     assert problem in mistake.problem
     assert hint in mistake.hint
     assert str(mistake).startswith(f"{mistake.key}: ")
+
+
+def test_b52_peer_links_leave_loopback_over_tls_only() -> None:
+    open_to_all = document()
+    index_of(open_to_all)["peer"] = "0.0.0.0:7101"
+    bucket_of(open_to_all)["index_peer"] = "index.example:7101"
+    assert parse_config(open_to_all, {}, base=BASE).node.peer_tls
+    open_to_all["node"] = {"peer_tls": False}
+    for mistakes in (
+        mistakes_in(open_to_all),
+        mistakes_in(open_to_all | {"node": {}}, OST_NODE_PEER_TLS="off"),
+    ):
+        assert [mistake.key for mistake in mistakes] == ["index.peer", "bucket[0].index_peer"]
+        assert all("not on loopback" in mistake.problem for mistake in mistakes)
+        assert all("peer_tls" in mistake.hint for mistake in mistakes)
+    index_of(open_to_all)["peer"] = "127.0.0.1:7101"
+    bucket_of(open_to_all)["index_peer"] = "[::1]:7101"
+    assert not parse_config(open_to_all, {}, base=BASE).node.peer_tls
 
 
 def test_b52_a_default_that_another_key_makes_wrong_is_told() -> None:

@@ -101,11 +101,12 @@ KEY, APP = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1]) * 32)
 RELEASE = m.ReleaseGrant(m.GrantId(bytes(16)))
 
 
-def role_of(service: Service) -> Role:
+def role_of(service: Service, seams: Seams) -> Role:
     return Role(
         name="index",
         config=IndexConfig.model_construct(peer="index:1"),
         key=KEY,
+        network=seams.network,
         kind=Kind.INDEX,
         printed_as=PrincipalKind.INDEX,
         service=service,
@@ -130,7 +131,7 @@ def dial(seams: Seams, key: KeyPair) -> AbstractAsyncContextManager[Link]:
 async def test_b51_calls_over_a_peer_link_are_finished_before_a_role_stops(autojump_clock) -> None:
     stopping, answered = trio.Event(), []
     seams = Seams(rng=SeededRng(), network=MemoryNetwork())
-    role = role_of(Polled(wait_s=3))
+    role = role_of(Polled(wait_s=3), seams)
 
     async def call() -> None:
         async with dial(seams, KEY) as link:
@@ -164,7 +165,7 @@ async def test_b50_idle_strangers_make_room_on_peer_links_and_the_cluster_stays(
             gone.append(number)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_peers, role_of(Polled()), seams, trio.Event())
+        await nursery.start(serve_peers, role_of(Polled(), seams), seams, trio.Event())
         for number in range(3):
             await nursery.start(stranger, number)
         await trio.sleep(1)
