@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
 from zlib import crc32
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ostnode.wire import events
 from ostnode.wire.calls import CALLS
 from ostnode.wire.fields import Bounds, Message
+from ostnode.wire.schema import to_map
 
 EVENTS: tuple[type[Message], ...] = get_args(events.OutboxEvent) + get_args(events.FeedEvent)
 TEXT = "wählen Sie 水 "
@@ -174,3 +175,67 @@ def told(value: object) -> object:
         return [told(item) for item in value]
     assert value is None or isinstance(value, bool | int | str)
     return value
+
+
+def outside_bounds(cls: type[Message]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Maps that are a message but for one field: what is wrong, and the map."""
+    base = to_map(least(cls))
+    yield "a field that there is not", {**base, "no_such_field": 0}
+    for name, (field, hint, nullable) in hints_of(cls).items():
+        if field.default is MISSING and not nullable:
+            yield f"{name} is missing", {key: value for key, value in base.items() if key != name}
+        for what, value in _outside(hint):
+            yield f"{name} is {what}", {**base, name: value}
+
+
+def _outside(hint: object) -> Iterator[tuple[str, object]]:
+    yield "null", None
+    inner, bounds = unbounded(hint)
+    if get_origin(inner) is tuple:
+        assert bounds is not None
+        item = _plain(_at(get_args(inner)[0], high=False))
+        yield from _around(bounds, lambda number: [item] * number)
+        yield "a map", {}
+        return
+    assert isinstance(inner, type)
+    if issubclass(inner, Message):
+        yield "a list", []
+        yield "a message with more", {**to_map(least(inner)), "no_such_field": 0}
+        return
+    if inner is not bool and issubclass(inner, bytes) and bounds is None:
+        bounds = Bounds(inner.length, inner.length)
+    yield from {bool: _not_bool, int: _not_int, str: _not_text}.get(inner, _not_bytes)(bounds)
+
+
+def _plain(value: object) -> object:
+    return to_map(value) if isinstance(value, Message) else value
+
+
+def _around(bounds: Bounds, make: Callable[[int], object]) -> Iterator[tuple[str, object]]:
+    if bounds.low > 0:
+        yield f"under {bounds.low}", make(bounds.low - 1)
+    yield f"over {bounds.high}", make(bounds.high + 1)
+
+
+def _not_bool(_: Bounds | None) -> Iterator[tuple[str, object]]:
+    yield "a number", 1
+
+
+def _not_int(bounds: Bounds | None) -> Iterator[tuple[str, object]]:
+    assert bounds is not None
+    yield "under", bounds.low - 1
+    yield "over", bounds.high + 1
+    yield "true", True
+    yield "text", "1"
+
+
+def _not_text(bounds: Bounds | None) -> Iterator[tuple[str, object]]:
+    assert bounds is not None
+    yield from _around(bounds, lambda number: "水" * number)
+    yield "bytes", b"x" * max(1, bounds.low)
+
+
+def _not_bytes(bounds: Bounds | None) -> Iterator[tuple[str, object]]:
+    assert bounds is not None
+    yield from _around(bounds, lambda number: b"x" * number)
+    yield "text", "x" * bounds.low
