@@ -228,7 +228,7 @@ def scalar_names(rules: dict[str, Type | Group]) -> dict[Shape, str]:
     """The first rule for each scalar shape, to render with."""
     names: dict[Shape, str] = {}
     for name, body in rules.items():
-        if not isinstance(body, Map | Group):
+        if not isinstance(body, Map | Group | Name):
             shape = shape_in(rules, body)
             if shape[0] in {"int", "bytes", "text", "array"}:
                 names.setdefault(shape, name)
