@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from ostnode.codec import Value, decode, encode
+from ostnode.codec import Value, decode, encode, encoded_int
 from ostnode.errors import (
     BusyError,
     InternalError,
@@ -36,7 +36,7 @@ from ostnode.wire.frames import (
     pack_frame,
 )
 from ostnode.wire.handshake import Handshake
-from ostnode.wire.schema import from_map, to_map
+from ostnode.wire.schema import encode_message, from_map
 from ostnode.wire.session import FrameKind, Side
 from ostnode.wire.states import State, Way, step
 from ostnode.wire.window import Window
@@ -235,7 +235,7 @@ class Connection:
             raise LocalProtocolError("no request can go out now")
         spec = self._agreed(call_of(type(request)))
         head = s.RequestHead(self._last_id + 1, spec.number, max(1, min(ms, s.DEADLINE_MS_MAX)))
-        outgoing = self._send(FrameKind.REQUEST, head, {"m": to_map(request)}, body)
+        outgoing = self._send(FrameKind.REQUEST, head, {"m": encode_message(request)}, body)
         self._last_id = head.id
         self._window.begin(head.id, len(body))
         self._asked[head.id] = spec
@@ -247,7 +247,7 @@ class Connection:
 
     def send_reply(self, request_id: int, reply: Reply) -> Outgoing:
         """The result of a request."""
-        fields = {"m": to_map(reply.message)}
+        fields = {"m": encode_message(reply.message)}
         outgoing = self._send(FrameKind.REPLY, s.ReplyHead(request_id), fields, reply.body)
         self._answer(request_id)
         return outgoing
@@ -255,7 +255,7 @@ class Connection:
     def send_refusal(self, request_id: int, error: OstError) -> Outgoing:
         """A typed error instead of a result; what does not fit the wire is left out."""
         head = s.RefusalHead(request_id, error.code, error.message[: s.MESSAGE_CHARS_MAX])
-        fields = {"details": s.wire_details(error)}
+        fields = {"details": encode(s.wire_details(error))}
         outgoing = self._send(FrameKind.REFUSAL, head, fields)
         self._answer(request_id)
         return outgoing
@@ -282,7 +282,7 @@ class Connection:
         self,
         kind: FrameKind,
         head: Message,
-        more: Mapping[str, object] | None = None,
+        more: Mapping[str, bytes] | None = None,
         body: Buffer = b"",
     ) -> Outgoing:
         state = step(self._side, self.state, Way.SEND, kind)
@@ -323,10 +323,10 @@ def _result(spec: CallSpec, fields: Value, body: Buffer) -> Reply:
 
 
 def _frame(
-    kind: FrameKind, head: Message, more: Mapping[str, object] | None = None, body: Buffer = b""
+    kind: FrameKind, head: Message, more: Mapping[str, bytes] | None = None, body: Buffer = b""
 ) -> Outgoing:
-    header = {"t": kind.value, **to_map(head), **(more or {})}
-    return pack_frame(encode(header), body), body
+    beside = {"t": encoded_int(kind), **(more or {})}
+    return pack_frame(encode_message(head, beside), body), body
 
 
 def _frame_kind(value: object) -> FrameKind:

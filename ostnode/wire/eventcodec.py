@@ -12,10 +12,10 @@ from functools import cache
 from types import UnionType
 from typing import Final, get_args
 
-from ostnode.codec import CBOR_BYTES_MAX, decode, encode
+from ostnode.codec import CBOR_BYTES_MAX, decode, encoded_text
 from ostnode.errors import InvalidArgumentError
 from ostnode.wire.fields import BATCH_ITEMS_MAX, Message
-from ostnode.wire.schema import from_map, to_map
+from ostnode.wire.schema import encode_message, from_map
 
 EVENTS_BYTES_MAX: Final = CBOR_BYTES_MAX * 3 // 4
 """Of one batch: the rest of a frame's header is left for the fields around the events."""
@@ -24,7 +24,7 @@ _EVENT_HEAD_BYTES_MAX: Final = 3
 
 def encode_event(event: Message) -> bytes:
     """The event as strict CBOR with its kind; raises InvalidArgumentError for one out of bounds."""
-    return encode({"kind": _kind(type(event)), **to_map(event)})
+    return encode_message(event, {"kind": encoded_text(_kind(type(event)))})
 
 
 def decode_event(data: bytes, union: type[Message] | UnionType) -> Message:

@@ -1,33 +1,84 @@
-"""Messages to CBOR maps and back, driven by the dataclasses' annotations.
+"""Messages to strict CBOR and back, driven by the dataclasses' annotations.
 
 A message is a map of field name to value. A field that is None is left out, and only so; every
 other field is written, defaults too, so that changing a default never changes the meaning of
 what was sent or stored before. Unknown fields are refused. `Bounds` hold in both directions.
 
 Types understood: int, bool, str, bytes and its fixed-length subclasses, messages, and
-`tuple[X, ...]`, `Annotated[X, Bounds(…)]` and `X | None` of them. A class is compiled once.
+`tuple[X, ...]`, `Annotated[X, Bounds(…)]` and `X | None` of them. A class is compiled once, and
+written in the order of its encoded names without a map in between. It must be bounded so that
+no message of it can have more than CBOR_ITEMS_MAX items: the codec is not asked then.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import MISSING, fields
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from ostnode.codec import decode, encode
+from ostnode.codec import (
+    CBOR_ITEMS_MAX,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    Value,
+    array_head,
+    decode,
+    encoded_bool,
+    encoded_bytes,
+    encoded_int,
+    encoded_text,
+    map_head,
+    within_limit,
+)
 from ostnode.errors import InvalidArgumentError
 from ostnode.wire.fields import Bounds, Message
 
 M = TypeVar("M", bound=Message)
+E = TypeVar("E", bool, bytes)
+S = TypeVar("S", str, bytes)
 
-_Step = Callable[[object], object]
+_Write = Callable[[Any], bytes]
+_Parse = Callable[[object], object]
 _REQUIRED: Final = object()
+_Row: TypeAlias = tuple[bytes, str, _Write | None]
+"""An entry in its place: the encoded name, the name, and how it is written if not given."""
+_NOTHING: Final[Mapping[str, bytes]] = {}
+_ANY_INT: Final = Bounds(INTEGER_MIN, INTEGER_MAX)
+_ANY_LENGTH: Final = Bounds(0, INTEGER_MAX)
+_BESIDE_MAX: Final = 64
+"""Items that may stand beside a message's own in one encoding."""
 
 
-def to_map(message: Message) -> dict[str, object]:
+def encode_message(message: Message, beside: Mapping[str, bytes] = _NOTHING) -> bytes:
+    """The message as strict CBOR; raises InvalidArgumentError naming the bad field.
+
+    `beside` are entries that stand among the fields, each encoded already.
+    """
+    return within_limit(_plan(type(message)).write(message, beside))
+
+
+def decode_message(cls: type[M], data: bytes | bytearray | memoryview) -> M:
+    """The message in strict CBOR; raises InvalidArgumentError naming the bad field."""
+    return from_map(cls, decode(data))
+
+
+def to_map(message: Message) -> dict[str, Value]:
     """The message as a map of plain values; raises InvalidArgumentError naming the bad field."""
-    return _plan(type(message)).build(message)
+    value = decode(encode_message(message))
+    assert isinstance(value, dict)
+    return value
 
 
 def from_map(cls: type[M], value: object) -> M:
@@ -37,76 +88,108 @@ def from_map(cls: type[M], value: object) -> M:
     return message
 
 
-def encode_message(message: Message) -> bytes:
-    """The message as strict CBOR."""
-    return encode(to_map(message))
+class _Steps(NamedTuple):
+    """How a value is checked and written, parsed and checked, and the most items inside it."""
+
+    write: _Write
+    parse: _Parse
+    items_max: int = 0
 
 
-def decode_message(cls: type[M], data: bytes | bytearray | memoryview) -> M:
-    """The message in strict CBOR; raises InvalidArgumentError."""
-    return from_map(cls, decode(data))
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(NamedTuple):
     """`default` is what an absent field means; _REQUIRED refuses absence."""
 
     name: str
     default: object
-    build: _Step
-    parse: _Step
+    parse: _Parse
 
 
-@dataclass(frozen=True, slots=True)
 class _Plan:
     """A compiled class."""
 
-    cls: type[Message]
-    fields: tuple[_Field, ...]
-    names: frozenset[str]
+    def __init__(self, cls: type[Message]) -> None:
+        self.cls = cls
+        self.items_max = 0
+        self._fields: tuple[_Field, ...] = ()
+        self._writers: dict[str, _Write] = {}
+        self._nullable: set[str] = set()
+        self._rows: dict[tuple[str, ...], tuple[_Row, ...]] = {}
+        """By the names that stand beside the fields, of which there are a few sets."""
+        hints = get_type_hints(cls, include_extras=True)
+        for field in fields(cls):  # type: ignore[arg-type]  # raises TypeError for no dataclass
+            hint, nullable = _without_none(hints[field.name])
+            default: object = None if nullable else _REQUIRED
+            if field.default is not MISSING:
+                default = field.default
+            if nullable and default is not None:
+                raise TypeError(f"{cls.__name__}.{field.name}: absent must mean None")
+            if nullable:
+                self._nullable.add(field.name)
+            write, parse, items_max = _steps(hint)
+            self.items_max += 1 + items_max
+            self._fields += (_Field(field.name, default, parse),)
+            self._writers[field.name] = write
+        if self.items_max > CBOR_ITEMS_MAX - _BESIDE_MAX:
+            raise TypeError(f"a {cls.__name__} can have {self.items_max} items")
 
-    @property
-    def label(self) -> str:
-        return self.cls.__name__
-
-    def build(self, message: object) -> dict[str, object]:
+    def write(self, message: object, beside: Mapping[str, bytes] = _NOTHING) -> bytes:
         if not isinstance(message, self.cls):
-            raise InvalidArgumentError(f"expected {self.label}, got {type(message).__name__}")
-        result: dict[str, object] = {}
-        for field in self.fields:
-            value = getattr(message, field.name)
-            if value is None and field.default is None:
-                continue
-            try:
-                result[field.name] = field.build(value)
-            except InvalidArgumentError as error:
-                raise _within(field.name, error) from None
-        return result
+            raise InvalidArgumentError(
+                f"expected {self.cls.__name__}, got {type(message).__name__}"
+            )
+        names = tuple(beside)
+        rows = self._rows.get(names)
+        if rows is None:
+            rows = self._rows[names] = self._ordered(names)
+        parts = [b""]
+        name = ""
+        try:
+            for key, name, write in rows:
+                if write is None:
+                    parts += key, beside[name]
+                    continue
+                value = getattr(message, name)
+                if value is not None or name not in self._nullable:
+                    parts += key, write(value)
+        except InvalidArgumentError as error:
+            raise _within(name, error) from None
+        parts[0] = map_head(len(parts) // 2)
+        return b"".join(parts)
+
+    def _ordered(self, beside: tuple[str, ...]) -> tuple[_Row, ...]:
+        rows = [(encoded_text(name), name, self._writers.get(name)) for name in self._writers]
+        rows += [(encoded_text(name), name, None) for name in beside]
+        if len({name for _, name, _ in rows}) != len(rows):
+            raise TypeError(f"a {self.cls.__name__} has fields of its own among {beside}")
+        return tuple(sorted(rows))
 
     def parse(self, value: object) -> object:
-        if not isinstance(value, Mapping):
-            raise InvalidArgumentError(f"a {self.label} is a map, not {type(value).__name__}")
-        arguments = {}
+        if not isinstance(value, dict):
+            raise InvalidArgumentError(
+                f"a {self.cls.__name__} is a map, not {type(value).__name__}"
+            )
+        arguments = []
         present = 0
-        for field in self.fields:
-            if field.name in value:
-                present += 1
-                try:
-                    arguments[field.name] = field.parse(value[field.name])
-                except InvalidArgumentError as error:
-                    raise _within(field.name, error) from None
-            elif field.default is _REQUIRED:
-                raise InvalidArgumentError(f"{field.name}: missing")
-            else:
-                arguments[field.name] = field.default
+        name = ""
+        try:
+            for name, default, parse in self._fields:
+                if name in value:
+                    present += 1
+                    arguments.append(parse(value[name]))
+                else:
+                    arguments.append(_absent(default))
+        except InvalidArgumentError as error:
+            raise _within(name, error) from None
         if present != len(value):
-            unknown = sorted(str(name)[:64] for name in value if name not in self.names)
-            raise InvalidArgumentError(f"a {self.label} has no field {unknown[0]!r}")
-        return self.cls(**arguments)
+            unknown = sorted(str(name)[:64] for name in value if name not in self._writers)
+            raise InvalidArgumentError(f"a {self.cls.__name__} has no field {unknown[0]!r}")
+        return self.cls(*arguments)
 
 
-def _within(place: str, error: InvalidArgumentError) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{place}: {error.message}")
+def _absent(default: object) -> object:
+    if default is _REQUIRED:
+        raise InvalidArgumentError("missing")
+    return default
 
 
 _PLANS: Final[dict[type[Message], _Plan]] = {}
@@ -115,24 +198,8 @@ _PLANS: Final[dict[type[Message], _Plan]] = {}
 def _plan(cls: type[Message]) -> _Plan:
     plan = _PLANS.get(cls)
     if plan is None:
-        plan = _PLANS[cls] = _compile(cls)
+        plan = _PLANS[cls] = _Plan(cls)
     return plan
-
-
-def _compile(cls: type[Message]) -> _Plan:
-    hints = get_type_hints(cls, include_extras=True)
-    compiled = []
-    for field in fields(cls):  # type: ignore[arg-type]  # raises TypeError for no dataclass
-        hint, nullable = _without_none(hints[field.name])
-        build, parse = _steps(hint)
-        default: object = None if nullable else _REQUIRED
-        if field.default is not MISSING:
-            default = field.default
-        if nullable and default is not None:
-            raise TypeError(f"{cls.__name__}.{field.name}: absent must mean None")
-        compiled.append(_Field(field.name, default, build, parse))
-    names = frozenset(field.name for field in compiled)
-    return _Plan(cls, tuple(compiled), names)
 
 
 def _without_none(hint: object) -> tuple[object, bool]:
@@ -142,96 +209,132 @@ def _without_none(hint: object) -> tuple[object, bool]:
     return hint, False
 
 
-def _steps(hint: object) -> tuple[_Step, _Step]:
-    """How a value of this type is built for the codec, and parsed from what it decoded."""
+# --- types --------------------------------------------------------------------------------------
+
+
+def _steps(hint: object) -> _Steps:
+    bounds: Bounds | None = None
     if get_origin(hint) is Annotated:
-        inner, bounds = get_args(hint)
-        return _bounded(*_steps(inner), bounds)
+        hint, bounds = get_args(hint)
+        if not isinstance(bounds, Bounds):
+            raise TypeError(f"unknown annotation {bounds!r}")
     if get_origin(hint) is tuple:
         element, _ = get_args(hint)
-        return _tuple_steps(*_steps(element))
-    if not isinstance(hint, type):
-        raise TypeError(f"a message cannot hold {hint!r}")
-    if issubclass(hint, Message):
-        plan = _plan(hint)
-        return plan.build, plan.parse
-    if issubclass(hint, bytes) and hint is not bytes:
-        return _exact(hint), _fixed(hint)
-    if hint in {int, bool, str, bytes}:
-        return _exact(hint), _exact(hint)
+        return _tuple_steps(_steps(element), bounds or _ANY_LENGTH)
+    if hint is int:
+        return _int_steps(bounds or _ANY_INT)
+    if hint is str:
+        return _sized_steps(str, encoded_text, bounds or _ANY_LENGTH)
+    if hint is bytes:
+        return _sized_steps(bytes, encoded_bytes, bounds or _ANY_LENGTH)
+    if bounds is None and isinstance(hint, type):
+        return _unbounded_steps(hint)
     raise TypeError(f"a message cannot hold {hint!r}")
 
 
-def _exact(kind: type[object]) -> _Step:
-    label = kind.__name__
-
-    def check(value: object) -> object:
-        # bool is a subclass of int and must not pass for one.
-        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-            return value
-        raise InvalidArgumentError(f"expected {label}, got {type(value).__name__}")
-
-    return check
-
-
-def _fixed(kind: type[bytes]) -> _Step:
-    def parse(value: object) -> object:
-        if isinstance(value, bytes):
-            return kind(value)
-        raise InvalidArgumentError(f"expected bytes, got {type(value).__name__}")
-
-    return parse
+def _unbounded_steps(hint: type[object]) -> _Steps:
+    if hint is bool:
+        return _exact_steps(bool, bool, encoded_bool)
+    if issubclass(hint, bytes):
+        return _exact_steps(hint, bytes, encoded_bytes)
+    if issubclass(hint, Message):
+        plan = _plan(hint)
+        return _Steps(plan.write, plan.parse, plan.items_max)
+    raise TypeError(f"a message cannot hold {hint!r}")
 
 
-def _tuple_steps(build_one: _Step, parse_one: _Step) -> tuple[_Step, _Step]:
-    def each(values: Iterable[object], step: _Step) -> list[object]:
-        result = []
-        for index, item in enumerate(values):
-            try:
-                result.append(step(item))
-            except InvalidArgumentError as error:
-                raise _within(f"[{index}]", error) from None
-        return result
-
-    def build(value: object) -> object:
-        if isinstance(value, tuple):
-            return each(value, build_one)
-        raise InvalidArgumentError(f"expected tuple, got {type(value).__name__}")
-
-    def parse(value: object) -> object:
-        if isinstance(value, list):
-            return tuple(each(value, parse_one))
-        raise InvalidArgumentError(f"expected a list, got {type(value).__name__}")
-
-    return build, parse
-
-
-def _bounded(build: _Step, parse: _Step, bounds: object) -> tuple[_Step, _Step]:
-    if not isinstance(bounds, Bounds):
-        raise TypeError(f"unknown annotation {bounds!r}")
+def _int_steps(bounds: Bounds) -> _Steps:
     low, high = bounds.low, bounds.high
 
-    def check(value: object) -> None:
-        if isinstance(value, int):
-            what, size = "value", value
-        else:
-            assert isinstance(value, Sized)
-            what, size = "length", len(value)
-        if not low <= size <= high:
-            raise InvalidArgumentError(f"{what} {size} is not in {low}..{high}")
+    def check(value: object) -> int:
+        # bool is a subclass of int and must not pass for one.
+        if not isinstance(value, int) or value is True or value is False:
+            raise _unexpected(int, value)
+        if not low <= value <= high:
+            raise _outside("value", value, bounds)
+        return value
 
-    def build_checked(value: object) -> object:
-        built = build(value)
-        check(built)
-        return built
+    def write(value: object) -> bytes:
+        return encoded_int(check(value))
 
-    def parse_checked(value: object) -> object:
+    return _Steps(write, check)
+
+
+def _sized_steps(kind: type[S], encoded: Callable[[S], bytes], bounds: Bounds) -> _Steps:
+    low, high = bounds.low, bounds.high
+
+    def check(value: object) -> S:
+        if not isinstance(value, kind):
+            raise _unexpected(kind, value)
+        if not low <= len(value) <= high:
+            raise _outside("length", len(value), bounds)
+        return value
+
+    def write(value: object) -> bytes:
+        return encoded(check(value))
+
+    return _Steps(write, check)
+
+
+def _exact_steps(kind: type[E], plain: type[E], encoded: Callable[[E], bytes]) -> _Steps:
+    """Of a type that is made from a plain one, and says itself which of these it takes."""
+    make: Callable[[E], E] = kind
+
+    def write(value: object) -> bytes:
+        if isinstance(value, kind):
+            return encoded(value)
+        raise _unexpected(kind, value)
+
+    def parse(value: object) -> object:
+        if isinstance(value, plain):
+            return make(value)
+        raise _unexpected(plain, value)
+
+    return _Steps(write, parse)
+
+
+def _tuple_steps(element: _Steps, bounds: Bounds) -> _Steps:
+    write_one, parse_one, items_max = element
+
+    def write(value: object) -> bytes:
+        if not isinstance(value, tuple):
+            raise _unexpected(tuple, value)
+        parts = [array_head(_checked_length(value, bounds))]
+        try:
+            # One by one: how many there are says which one was wrong.
+            parts.extend(write_one(item) for item in value)
+        except InvalidArgumentError as error:
+            raise _within(f"[{len(parts) - 1}]", error) from None
+        return b"".join(parts)
+
+    def parse(value: object) -> object:
+        if not isinstance(value, list):
+            raise InvalidArgumentError(f"expected a list, got {type(value).__name__}")
         # Lengths first: an over-long list is refused before its elements are looked at.
-        if isinstance(value, list):
-            check(value)
-            return parse(value)
-        parsed = parse(value)
-        check(parsed)
-        return parsed
+        _checked_length(value, bounds)
+        items: list[object] = []
+        try:
+            items.extend(parse_one(item) for item in value)
+        except InvalidArgumentError as error:
+            raise _within(f"[{len(items)}]", error) from None
+        return tuple(items)
 
-    return build_checked, parse_checked
+    return _Steps(write, parse, bounds.high * (1 + items_max))
+
+
+def _checked_length(value: Sized, bounds: Bounds) -> int:
+    if not bounds.low <= len(value) <= bounds.high:
+        raise _outside("length", len(value), bounds)
+    return len(value)
+
+
+def _outside(what: str, size: int, bounds: Bounds) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{what} {size} is not in {bounds.low}..{bounds.high}")
+
+
+def _unexpected(kind: type[object], value: object) -> InvalidArgumentError:
+    return InvalidArgumentError(f"expected {kind.__name__}, got {type(value).__name__}")
+
+
+def _within(place: str, error: InvalidArgumentError) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{place}: {error.message}")

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import pytest
 
+from ostnode.codec import CBOR_ITEMS_MAX, encode
 from ostnode.errors import InvalidArgumentError
 from ostnode.ids import SIZE_MAX, BlobId, Principal, Uid
 from ostnode.wire import calls
 from ostnode.wire import messages as m
-from ostnode.wire.fields import Message
+from ostnode.wire.fields import Bounds, Message
 from ostnode.wire.schema import decode_message, encode_message, from_map, to_map
 
 ALICE = Principal(b"a" * 32)
@@ -140,7 +141,40 @@ class Ambiguous(Message):
     x: int | None = 5
 
 
-@pytest.mark.parametrize("cls", [Floating, Listing, Annotation, Ambiguous])
+@dataclass(frozen=True, slots=True)
+class Endless(Message):
+    x: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded(Message):
+    x: Annotated[tuple[m.Allowance, ...], Bounds(0, CBOR_ITEMS_MAX // 4)]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedTruth(Message):
+    x: Annotated[bool, Bounds(0, 1)]
+
+
+@pytest.mark.parametrize(
+    "cls", [Floating, Listing, Annotation, Ambiguous, Endless, Crowded, BoundedTruth]
+)
 def test_classes_that_could_not_travel_are_refused_when_compiled(cls):
     with pytest.raises(TypeError):
         from_map(cls, {})
+
+
+def test_entries_beside_the_fields_stand_in_the_order_of_a_map():
+    beside = {"zz": encode("last"), "a": encode([1, None])}
+    data = encode_message(m.Allocate(BLOB, 7), beside)
+    assert data == encode({"blob_id": BLOB, "size": 7, "zz": "last", "a": [1, None]})
+
+
+def test_an_entry_beside_cannot_pass_for_a_field():
+    with pytest.raises(TypeError, match="fields of its own"):
+        encode_message(m.Allocate(BLOB, 7), {"size": encode(8)})
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
+def test_a_message_is_written_as_the_codec_writes_its_map(message):
+    assert encode_message(message) == encode(to_map(message))
