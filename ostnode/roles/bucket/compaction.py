@@ -168,9 +168,12 @@ class Compaction:
         due_at, due_bytes = self._look
         return now >= due_at or stored >= due_bytes
 
-    def _share(self, share: float) -> float:
-        """The live share below which segments are rewritten now."""
-        return 1.0 if self._burden * _BURDEN > self._store.space().stored else share
+    def _share(self, share: float, burden: int, freed: int = 0) -> float:
+        """The live share below which segments are rewritten, with so many bytes of tombstones.
+
+        Once `freed` bytes less are stored.
+        """
+        return 1.0 if burden * _BURDEN > self._store.space().stored - freed else share
 
     def _joinable(self, sealed: Sequence[SegmentInfo]) -> set[int]:
         """Small segments side by side, many enough to be joined, of which one at least is new."""
@@ -195,7 +198,11 @@ class Compaction:
         return mostly_dead or info.allocated - needed >= step
 
     async def plan(self) -> u.CompactionPlan:
-        """What a pass on demand would do now, as far as there is time to judge."""
+        """What a pass on demand would do now, as far as there is time to judge.
+
+        Tombstones that may not go can come to weigh so much that everything is rewritten that holds
+        anything dead. That is foreseen; nothing keeps these tombstones then.
+        """
         sealed = [info.number for info in self._store.segments() if info.sealed]
         passing = self._store.compaction_pass()
         judgements: list[Judgement] = []
@@ -209,7 +216,7 @@ class Compaction:
             if judgement is not None:
                 # Where its holes could go is of no interest, and may be long.
                 judgements.append(replace(judgement, punchable=()))
-        runs = self._runs(judgements, ON_DEMAND_SHARE)
+        judgements, runs = self._foreseen(judgements)
         planned = {number for run in runs for number in run.segments}
         told = [_planned(j) for j in judgements if j.number in planned]
         return u.CompactionPlan(
@@ -222,6 +229,16 @@ class Compaction:
             segments=tuple(told[: u.SEGMENTS_TOLD_MAX]),
         )
 
+    def _foreseen(self, judgements: list[Judgement]) -> tuple[list[Judgement], list[Run]]:
+        """The runs of all passes together, and the judgements they rest on."""
+        runs = self._runs(judgements, self._share(ON_DEMAND_SHARE, self._burden))
+        freed, burden = sum(run.frees_bytes for run in runs), sum(map(_held_back, judgements))
+        share = self._share(ON_DEMAND_SHARE, max(burden, self._burden), freed)
+        if share <= ON_DEMAND_SHARE:
+            return judgements, runs
+        judgements = [replace(judgement, tombstones_free=True) for judgement in judgements]
+        return judgements, self._runs(judgements, share)
+
     def _runs(self, judgements: Sequence[Judgement], share: float) -> list[Run]:
         return plan_compaction(
             judgements,
@@ -233,11 +250,11 @@ class Compaction:
     async def _go_through_all(self, share: float) -> None:
         """Again and again until that frees no more."""
         for _ in range(_PASSES_MAX):
-            before, now = self.figures.freed, self._share(share)
+            before, now = self.figures.freed, self._share(share, self._burden)
             numbers = [info.number for info in self._store.segments() if info.sealed]
             kept = await self._go_through(numbers, now)
             self._burden = kept if now < 1 else 0
-            if self.figures.freed == before and self._share(share) == now:
+            if self.figures.freed == before and self._share(share, self._burden) == now:
                 return
 
     async def _go_through(self, numbers: Sequence[int], share: float) -> int:
@@ -255,7 +272,7 @@ class Compaction:
                 if judgement is not None:
                     await self._pace.spend(judgement.records * _HEADER_BYTES)
                     judgements.append(judgement)
-                    kept += 0 if judgement.tombstones_free else judgement.tombstone_bytes
+                    kept += _held_back(judgement)
             runs = self._affordable(judgements, share)
             rewritten = {number for run in runs for number in run.segments}
             for judgement in judgements:
@@ -341,8 +358,12 @@ class Compaction:
         self.figures = replace(self.figures, doing=told, **figures)
 
 
+def _held_back(judgement: Judgement) -> int:
+    """Bytes of tombstones that may not go."""
+    return 0 if judgement.tombstones_free else judgement.tombstone_bytes
+
+
 def _planned(judgement: Judgement) -> u.PlannedSegment:
-    tombstones = 0 if judgement.tombstones_free else judgement.tombstone_bytes
-    live = judgement.live_bytes + tombstones
+    live = judgement.live_bytes + _held_back(judgement)
     frees = max(0, judgement.allocated - live)
     return u.PlannedSegment(judgement.number, judgement.allocated, live, frees)

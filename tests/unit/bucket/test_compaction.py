@@ -390,3 +390,21 @@ async def test_b42_one_dead_record_does_not_keep_all_tombstones(
         taken.append(sealed_bytes(kit))
     assert max(taken) < sum(map(len, datas)) + 5 * SMALL.store.segment_bytes
     assert min(taken[3:]) < min(taken[:3]) + SMALL.store.segment_bytes
+
+
+async def test_b42_a_dry_run_foresees_that_tombstones_make_a_pass_heavier(
+    autojump_clock, kit: Kit
+) -> None:
+    """What an early dead record keeps goes in the same call, and so does that record."""
+    datas = blobs(30)
+    await upload(kit, *datas)
+    await delete(kit, datas[3])
+    compaction = compaction_of(kit)
+    for _ in range(3):
+        await churn(kit, 250)
+    plan = await compaction.plan()
+    judgements = [await kit.bucket.store.judge(one.number) for one in plan.segments]
+    assert any(judgement.dead_bytes < 0.1 * judgement.allocated for judgement in judgements)
+    assert sum(judgement.tombstone_bytes for judgement in judgements) > 4 * 43_000
+    await compaction.pass_on_demand()
+    assert compaction.figures.freed == pytest.approx(plan.frees, rel=0.01)
