@@ -178,7 +178,8 @@ def _dev_index(layout: DevLayout) -> IndexAddress:
         raise CommandError(
             f"{layout.config_file} names no index and bucket", "pass --index", ExitCode.USAGE
         )
-    return IndexAddress(config.bucket[0].index, f"http://{config.index.http}")
+    key = KeyPair.from_seed(load_seed(config.index.key_file))
+    return IndexAddress(key.principal, f"http://{config.index.http}")
 
 
 def _dev_bucket(layout: DevLayout) -> BucketAddress:

@@ -116,6 +116,11 @@ class Client:
     locate = _waiting(trio_client.Client.locate)
     delete_accessor = _waiting(trio_client.Client.delete_accessor)
     cluster_status = _waiting(trio_client.Client.cluster_status)
+    invite_bucket = _waiting(trio_client.Client.invite_bucket)
+    withdraw_invite = _waiting(trio_client.Client.withdraw_invite)
+    list_members = _waiting(trio_client.Client.list_members)
+    approve_bucket = _waiting(trio_client.Client.approve_bucket)
+    revoke_bucket = _waiting(trio_client.Client.revoke_bucket)
 
     def wait(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run an async function in the Trio thread and wait for its result.

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ostnode.errors import error_class
 from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.status import ClusterInfo, ClusterStatus
@@ -18,7 +19,7 @@ M = TypeVar("M", bound=Message)
 class IndexCalls(ABC):
     """Every method raises the OstError that the index refused with, or a ClientError.
 
-    Sizes are bytes. Repeating any of them is harmless.
+    Sizes are bytes. Repeating any of them is harmless, unless it says otherwise.
     """
 
     @abstractmethod
@@ -84,6 +85,29 @@ class IndexCalls(ABC):
     async def cluster_status(self) -> ClusterInfo:
         """Totals and buckets (app or operator)."""
         return await self.ask_index(ClusterStatus(), ClusterInfo)
+
+    async def invite_bucket(
+        self, ttl_s: int, *, auto_approve: bool = False, label: str = ""
+    ) -> mb.Invitation:
+        """A join token for one bucket (operator only). Repeating it makes another."""
+        request = mb.InviteBucket(ttl_s, auto_approve, label)
+        return await self.ask_index(request, mb.Invitation)
+
+    async def withdraw_invite(self, invite_id: bytes) -> None:
+        """End a join token that nobody has used (operator only)."""
+        await self.ask_index(mb.WithdrawInvite(invite_id), m.Ok)
+
+    async def list_members(self, after: Principal | None = None) -> mb.MemberPage:
+        """A page of the cluster's buckets (operator only)."""
+        return await self.ask_index(mb.ListMembers(after), mb.MemberPage)
+
+    async def approve_bucket(self, bucket: Principal) -> None:
+        """Let a pending or revoked bucket work (operator only); NotFoundError for any other."""
+        await self.ask_index(mb.ApproveBucket(bucket), m.Ok)
+
+    async def revoke_bucket(self, bucket: Principal) -> None:
+        """Shut a bucket out (operator only); NotFoundError for one that is no member."""
+        await self.ask_index(mb.RevokeBucket(bucket), m.Ok)
 
 
 def raise_first(batch: m.BatchResult) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from ostnode.base64url import encode_base64url
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, Principal, PrincipalKind
+from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
 from ostnode.wire.calls import call_of
@@ -67,6 +68,10 @@ def _user(principal: Principal) -> str:
 
 def _accessor(principal: Principal) -> str:
     return principal.text(PrincipalKind.ACCESSOR)
+
+
+def _bucket(principal: Principal) -> str:
+    return principal.text(PrincipalKind.BUCKET)
 
 
 def _token(token: bytes) -> dict[str, str]:
@@ -173,6 +178,27 @@ def _start_scrub(name: str, _request: upkeep.StartScrub) -> HttpCall:
     return HttpCall(name, "POST", "/v1/maintenance/scrub")
 
 
+def _list_members(name: str, request: mb.ListMembers) -> HttpCall:
+    query = {} if request.after is None else {"after": _bucket(request.after)}
+    return HttpCall(name, "GET", "/v1/members", query)
+
+
+def _approve_bucket(name: str, request: mb.ApproveBucket) -> HttpCall:
+    return HttpCall(name, "POST", f"/v1/members/{_bucket(request.bucket)}/approval")
+
+
+def _revoke_bucket(name: str, request: mb.RevokeBucket) -> HttpCall:
+    return HttpCall(name, "DELETE", f"/v1/members/{_bucket(request.bucket)}")
+
+
+def _invite_bucket(name: str, request: mb.InviteBucket) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/invites", json=to_json(request))
+
+
+def _withdraw_invite(name: str, request: mb.WithdrawInvite) -> HttpCall:
+    return HttpCall(name, "DELETE", f"/v1/invites/{encode_base64url(request.invite_id)}")
+
+
 _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     m.ChangeUsers: _change_users,
     m.GetUser: _get_user,
@@ -194,4 +220,9 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     upkeep.CompactBucket: _compact_bucket,
     upkeep.PauseMaintenance: _pause_maintenance,
     upkeep.StartScrub: _start_scrub,
+    mb.ListMembers: _list_members,
+    mb.ApproveBucket: _approve_bucket,
+    mb.RevokeBucket: _revoke_bucket,
+    mb.InviteBucket: _invite_bucket,
+    mb.WithdrawInvite: _withdraw_invite,
 }

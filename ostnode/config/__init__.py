@@ -2,6 +2,7 @@
 read the file.
 """
 
+from ostnode.config.joining import JoinToken
 from ostnode.config.loading import load_config, parse_config
 from ostnode.config.mistakes import ConfigError, Mistake
 from ostnode.config.models import (
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "HttpLimits",
     "IndexConfig",
+    "JoinToken",
     "LogConfig",
     "Mistake",
     "NodeConfig",

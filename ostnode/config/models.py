@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+)
 
+from ostnode.config.joining import JoinToken, join_text, parse_join
 from ostnode.config.values import (
     Address,
     Apps,
@@ -21,6 +30,7 @@ from ostnode.config.values import (
     FilePath,
     IndexPrincipal,
     Operators,
+    OptionalAddress,
     OptionalUrl,
     Origins,
     Share,
@@ -106,10 +116,14 @@ class _RoleConfig(_Table):
 
 
 class IndexConfig(_RoleConfig):
-    """[index]: users, allowances, placements. `buckets` are the principals it trusts."""
+    """[index]: users, allowances, placements. `buckets` are members beforehand.
+
+    `public_peer` is what join tokens say; it is empty when `peer` does not tell, either.
+    """
 
     apps: Annotated[Apps, Field(min_length=1)]
-    buckets: Annotated[Buckets, Field(min_length=1, max_length=256)]
+    buckets: Annotated[Buckets, Field(max_length=256)] = ()
+    public_peer: Annotated[OptionalAddress, Field(validate_default=True)] = ""
     chunk_bytes: Annotated[Size, Field(ge=CHUNK_BYTES_MIN, le=CHUNK_BYTES_MAX)] = MIB
     blob_bytes_max: Annotated[Size, Field(ge=1)] = 16 * GIB
     grant_ttl: WholeSeconds = 3600
@@ -119,6 +133,13 @@ class IndexConfig(_RoleConfig):
     bucket_full_at: Share = 0.95
     bucket_back_at: Annotated[Share, Field(validate_default=True)] = 0.90
     push_interval: Duration = 1.0
+
+    @field_validator("public_peer")
+    @classmethod
+    def _from_peer(cls, address: str, info: ValidationInfo) -> str:
+        peer: str = info.data.get("peer", "")
+        unusable = peer.endswith(":0") or peer.startswith(PORTS_UNUSABLE_IN_A_URL)
+        return address or ("" if unusable else peer)
 
     @field_validator("buckets")
     @classmethod
@@ -141,12 +162,17 @@ class IndexConfig(_RoleConfig):
 class BucketConfig(_RoleConfig):
     """One [[bucket]]: blobs and references, served over HTTP at `public_url`.
 
-    `public_url` is empty when `http` leaves the port to the system: the node fills it in.
+    Its index is `index` at `index_peer`, or that of `join`; without either it is the one that the
+    bucket has joined before. `public_url` is empty when `http` leaves the port to the system: the
+    node fills it in.
     """
 
     public_url: Annotated[OptionalUrl, Field(validate_default=True)] = ""
-    index: IndexPrincipal
-    index_peer: Address
+    index: IndexPrincipal | None = None
+    index_peer: Annotated[OptionalAddress, Field(validate_default=True)] = ""
+    join: Annotated[JoinToken | None, BeforeValidator(parse_join), PlainSerializer(join_text)] = (
+        None
+    )
     segment_bytes: Annotated[Size, Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)] = 256 * MIB
     batch_bytes_max: Annotated[
         Size, Field(ge=BATCH_BYTES_MIN, le=64 * MIB, validate_default=True)
@@ -162,6 +188,23 @@ class BucketConfig(_RoleConfig):
     compaction_interval: Duration = 60.0
     scrub_period: Duration = 14 * 86_400.0
     scrub_rate_max: Annotated[Size, Field(ge=RATE_MIN)] = 64 * MIB
+
+    @field_validator("index_peer")
+    @classmethod
+    def _beside_index(cls, peer: str, info: ValidationInfo) -> str:
+        if "index" in info.data and (info.data["index"] is None) is bool(peer):
+            raise BadValueError(
+                "index and index_peer go together",
+                "give both, or neither and `join`, which `ostnode bucket invite` prints",
+            )
+        return peer
+
+    @field_validator("join")
+    @classmethod
+    def _instead_of_index(cls, join: JoinToken | None, info: ValidationInfo) -> JoinToken | None:
+        if join is not None and info.data.get("index") is not None:
+            raise BadValueError("index is given too", "remove it and index_peer: join names both")
+        return join
 
     @field_validator("public_url")
     @classmethod

@@ -93,6 +93,11 @@ def parse_address(value: object) -> str:
     return f"{host}:{int(port)}"
 
 
+def parse_optional_address(value: object) -> str:
+    """Like `parse_address`; an empty text stays empty."""
+    return "" if value == "" else parse_address(value)
+
+
 def parse_plain_address(value: object) -> str:
     """An address for peer links in plain text, which must stay on loopback."""
     address = parse_address(value)
@@ -186,6 +191,7 @@ Count = Annotated[int, Field(ge=1, le=SIZE_MAX)]
 Share = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 Address = Annotated[str, BeforeValidator(parse_address)]
+OptionalAddress = Annotated[str, BeforeValidator(parse_optional_address)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
 OptionalUrl = Annotated[str, BeforeValidator(parse_optional_url)]
 Cluster = Annotated[ClusterId, BeforeValidator(parse_cluster_id), PlainSerializer(str)]

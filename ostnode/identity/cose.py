@@ -48,10 +48,10 @@ def sign1(key: KeyPair, typ: str, payload: bytes) -> bytes:
     return encode_cose([protected, {}, payload, signature], tag=COSE_SIGN1_TAG)
 
 
-def parse_sign1(data: bytes) -> Sign1:
+def parse_sign1(data: bytes, *, bytes_max: int = TOKEN_BYTES_MAX) -> Sign1:
     """Decode without believing; raises TokenInvalidError for anything but the one form above."""
-    if len(data) > TOKEN_BYTES_MAX:
-        raise TokenInvalidError(f"a token has at most {TOKEN_BYTES_MAX} bytes")
+    if len(data) > bytes_max:
+        raise TokenInvalidError(f"a token has at most {bytes_max} bytes")
     try:
         return _parsed(data)
     except InvalidArgumentError as error:

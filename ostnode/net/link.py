@@ -173,6 +173,7 @@ async def open_link(
     expect: Principal,
     rng: Rng,
     limits: LinkLimits = DEFAULT_LIMITS,
+    roster_epoch: int = 0,
 ) -> AsyncIterator[Link]:
     """Dial `address`, prove who we are, and hold the link while the block runs.
 
@@ -188,7 +189,7 @@ async def open_link(
                 stream = await network.connect(address)
                 handshake = Handshake(
                     Side.DIALLER,
-                    limits.hello(signer.principal, rng),
+                    limits.hello(signer.principal, rng, roster_epoch),
                     sign=signer.sign,
                     verify=verify,
                     expect=expect,

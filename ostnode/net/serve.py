@@ -52,6 +52,7 @@ async def serve_link(
     rng: Rng,
     limits: LinkLimits = DEFAULT_LIMITS,
     stopping: trio.Event | None = None,
+    roster_epoch: Callable[[], int] = int,
 ) -> None:
     """Serve one connection until it ends; the caller closes the stream.
 
@@ -66,7 +67,7 @@ async def serve_link(
     def begin(binding: bytes) -> Session:
         handshake = Handshake(
             Side.ACCEPTER,
-            limits.hello(signer.principal, rng),
+            limits.hello(signer.principal, rng, roster_epoch()),
             sign=signer.sign,
             verify=verify,
             binding=binding,

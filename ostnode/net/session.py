@@ -43,8 +43,8 @@ class LinkLimits:
     stall_s: float = 30
     linger_s: float = 1
 
-    def hello(self, principal: Principal, rng: Rng) -> s.Hello:
-        """Our HELLO under these limits."""
+    def hello(self, principal: Principal, rng: Rng, roster_epoch: int = 0) -> s.Hello:
+        """Our HELLO under these limits; `roster_epoch` is that of the newest roster we know."""
         return s.Hello(
             protocol_min=s.PROTOCOL_MIN,
             protocol_max=s.PROTOCOL_MAX,
@@ -53,6 +53,7 @@ class LinkLimits:
             window_requests=self.window_requests,
             window_bytes=self.window_bytes,
             features=s.FEATURES,
+            roster_epoch=roster_epoch,
         )
 
 

@@ -11,12 +11,14 @@ import trio
 
 from ostnode.config import BucketConfig, Config
 from ostnode.identity.keys import KeyPair, verify
-from ostnode.ids import PrincipalKind
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.net.dial import dial_forever
 from ostnode.net.link import Link, open_link
 from ostnode.net.transport import Network
+from ostnode.node.belonging import Belonging, find_index
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import bind_early
+from ostnode.node.memory import MembershipFile
 from ostnode.node.metrics import bucket_figures
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
@@ -27,6 +29,7 @@ from ostnode.store.store import StoreOptions
 from ostnode.web.bucket_app import make_bucket_app
 from ostnode.web.sessions import Sessions
 from ostnode.wire.calls import Kind
+from ostnode.wire.session import ROSTER
 
 READ_THREADS: Final = 3
 """For hashes and cold reads of one bucket; its log has a thread of its own."""
@@ -45,7 +48,13 @@ async def open_bucket_role(
     if not url:
         http, bound = bind_early(f"{name}.http", bucket.http)
         url = f"http://{bound}"
-    options = bucket_options(config, bucket, key)
+    memory = MembershipFile(bucket.data_dir)
+    remembered = memory.load()
+    place = find_index(name, bucket, config.cluster_id, remembered)
+    options = bucket_options(config, bucket, key, place.index)
+    belonging = Belonging(
+        place, key.principal, config.cluster_id, remembered, memory, seams.make_worker(1)
+    )
     try:
         async with open_bucket(
             options,
@@ -57,7 +66,7 @@ async def open_bucket_role(
             maintenance_worker=seams.make_worker(1),
         ) as opened:
             network = seams.peers(key, tls=config.node.peer_tls)
-            talk = _IndexTalk(opened, bucket, key, url, seams, network)
+            talk = _IndexTalk(opened, belonging, key, url, seams, network)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(talk.run)
                 yield _role(name, config, bucket, key, http, opened, talk, seams)
@@ -72,7 +81,7 @@ class _IndexTalk:
     def __init__(
         self,
         opened: Bucket,
-        bucket: BucketConfig,
+        belonging: Belonging,
         key: KeyPair,
         url: str,
         seams: Seams,
@@ -80,7 +89,7 @@ class _IndexTalk:
     ) -> None:
         self.network = network
         self._opened = opened
-        self._bucket = bucket
+        self.belonging = belonging
         self._key = key
         self._url = url
         self._seams = seams
@@ -92,22 +101,30 @@ class _IndexTalk:
 
     def checks(self) -> Mapping[str, str]:
         """For /readyz."""
-        return {"index": "" if self._linked else "the index is not reachable"}
+        reached = "" if self._linked else "the index is not reachable"
+        return {"index": reached, **self.belonging.checks()}
 
     def _dial(self) -> AbstractAsyncContextManager[Link]:
         return open_link(
             self.network,
-            self._bucket.index_peer,
+            self.belonging.place.peer,
             signer=self._key,
             verify=verify,
-            expect=self._bucket.index,
+            expect=self.belonging.place.index,
             rng=self._seams.rng,
+            roster_epoch=self.belonging.epoch,
         )
 
     async def _use(self, link: Link) -> None:
         self._linked = True
         try:
-            await self._opened.sync.run(link, self._url)
+            if ROSTER not in link.features:
+                await self._opened.sync.run(link, self._url)
+                return
+            await self.belonging.enter(link)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.belonging.follow, link)
+                nursery.start_soon(self._opened.sync.run, link, self._url)
         finally:
             self._linked = False
 
@@ -125,7 +142,7 @@ def _role(
     kinds_of = kinds_from({
         Kind.APP: bucket.apps,
         Kind.OPERATOR: bucket.operators,
-        Kind.INDEX: (bucket.index,),
+        Kind.INDEX: (talk.belonging.place.index,),
     })
     service = opened.service
     sessions = Sessions(
@@ -148,14 +165,17 @@ def _role(
         kinds_of=kinds_of,
         checks=talk.checks,
         figures=partial(bucket_figures, opened.store, opened.maintenance),
+        roster_epoch=lambda: talk.belonging.epoch,
     )
 
 
-def bucket_options(config: Config, bucket: BucketConfig, key: KeyPair) -> BucketOptions:
-    """The config's [[bucket]] as the role takes it."""
+def bucket_options(
+    config: Config, bucket: BucketConfig, key: KeyPair, index: Principal
+) -> BucketOptions:
+    """The config's [[bucket]] as the role takes it; `index` is whose grants count."""
     return BucketOptions(
         principal=key.principal,
-        index=bucket.index,
+        index=index,
         cluster_id=config.cluster_id,
         user_uploads_max=bucket.user_uploads_max,
         user_references_max=bucket.user_references_max,

@@ -85,7 +85,7 @@ async def run_dev(config: Config, key_file: Path, show: Callable[[DevNode], None
 
         bounds: Sequence[Bound] = await nursery.start(node)
         running = DevNode(
-            config.bucket[0].index,
+            KeyPair.from_seed(load_seed(config.index.key_file)).principal,
             f"http://{bounds[0].http}",
             [
                 table.public_url or f"http://{bound.http}"

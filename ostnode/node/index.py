@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ostnode.config import Config, IndexConfig
-from ostnode.ids import PrincipalKind
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.node.errors import StartError
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
@@ -20,16 +20,17 @@ from ostnode.wire.calls import Kind
 async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> AsyncIterator[Role]:
     """An index on its database, with its heartbeat; raises StartError or KeyFileError."""
     key, options = load_key(index), index_options(config, index)
-    kinds_of = kinds_from({
-        Kind.APP: index.apps,
-        Kind.OPERATOR: index.operators,
-        Kind.BUCKET: index.buckets,
-    })
+    named = kinds_from({Kind.APP: index.apps, Kind.OPERATOR: index.operators})
     worker = seams.make_worker(1)
     try:
         async with open_index(
             options, key, clock=seams.clock, rng=seams.rng, worker=worker
         ) as service:
+            membership = service.membership
+
+            def kinds_of(principal: Principal) -> frozenset[Kind]:
+                return named(principal) | membership.kinds(principal)
+
             sessions = Sessions(
                 key,
                 clock=seams.clock,
@@ -49,6 +50,8 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
                 http=index.http,
                 kinds_of=kinds_of,
                 checks=dict,
+                kinds_news=lambda: membership.news,
+                roster_epoch=lambda: membership.epoch,
             )
     except DatabaseUnusableError as error:
         raise StartError(str(error), "see index.data_dir and index.key_file") from error
@@ -59,6 +62,7 @@ def index_options(config: Config, index: IndexConfig) -> IndexOptions:
     return IndexOptions(
         cluster_id=config.cluster_id,
         buckets=index.buckets,
+        peer=index.public_peer,
         data_dir=index.data_dir,
         rules=_rules(index),
         tokens=token_limits(config.tokens),

@@ -25,10 +25,14 @@ from ostnode.web.serve import serve_http
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
+from ostnode.wire.membership import GetRoster
 from ostnode.wire.messages import Feed
 
 LINKS_MAX: Final = 240
 """Below what the transport takes at once: there newcomers are refused, whoever they are."""
+
+LAST_WORDS_S: Final = 1.0
+"""Between the refusals to somebody who was revoked and the end of its link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ async def serve_peers(
     links = _Links(role, seams, stopping)
     serve = partial(role.network.serve, role.config.peer, links.serve)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(links.expel)
         task_status.started(await _bind(nursery, f"{role.name}.peer", serve))
         await stopping.wait()
         await links.drained()
@@ -123,6 +128,8 @@ class _Links:
         self._stopping = stopping
         self._open = 0
         self._guests: dict[trio.CancelScope, None] = {}  # in the order of their last requests
+        self._named: dict[trio.CancelScope, Principal] = {}
+        self._kinds_news = role.kinds_news
         self._closed = trio.Event()
         self._serve = partial(
             serve_link,
@@ -131,6 +138,7 @@ class _Links:
             services={role.kind: service},
             rng=seams.rng,
             stopping=stopping,
+            roster_epoch=role.roster_epoch,
         )
 
     async def serve(self, stream: trio.abc.Stream) -> None:
@@ -149,6 +157,7 @@ class _Links:
                 await self._serve(stream, kinds_of=partial(self._kinds_of, scope))
         finally:
             self._guests.pop(scope, None)
+            self._named.pop(scope, None)
             self._open -= 1
             self._closed.set()
 
@@ -156,9 +165,26 @@ class _Links:
         """Asked with every request: what the peer of that connection is."""
         kinds = self._role_kinds_of(principal)
         self._guests.pop(scope, None)
-        if not kinds and not scope.cancel_called:
+        if kinds:
+            self._named[scope] = principal
+        elif not scope.cancel_called:
             self._guests[scope] = None
         return kinds
+
+    async def expel(self) -> None:
+        """Until cancelled, end the links of whoever was somebody and is nobody any more."""
+        while True:
+            news = self._kinds_news()
+            expelled = [
+                scope
+                for scope, principal in self._named.items()
+                if not self._role_kinds_of(principal)
+            ]
+            if expelled:
+                await trio.sleep(LAST_WORDS_S)
+            for scope in expelled:
+                scope.cancel()
+            await news.wait()
 
     async def drained(self) -> None:
         """Return when no connection is left."""
@@ -176,7 +202,7 @@ class Interruptible(Service):
 
     @override
     async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
-        if not isinstance(request, Feed):
+        if not isinstance(request, Feed | GetRoster):
             return await self._service.handle(caller, request, body)
         outcome: Reply | OstError = ShuttingDownError("this node is stopping; ask again")
         async with trio.open_nursery() as nursery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import trio
 from hypercorn.typing import ASGIFramework
 from typing_extensions import override
 
@@ -48,7 +49,11 @@ class RoleReadiness(Readiness):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """An open role. `name` is its table in the config, `http` the address to listen on."""
+    """An open role. `name` is its table in the config, `http` the address to listen on.
+
+    `kinds_news` gives an event that is set once `kinds_of` may have changed since, `roster_epoch`
+    that of the newest roster.
+    """
 
     name: str
     config: IndexConfig | BucketConfig
@@ -62,6 +67,8 @@ class Role:
     kinds_of: Callable[[Principal], frozenset[Kind]]
     checks: Checks
     figures: Figures = tuple
+    kinds_news: Callable[[], trio.Event] = trio.Event
+    roster_epoch: Callable[[], int] = int
 
 
 def load_key(config: IndexConfig | BucketConfig) -> KeyPair:

@@ -9,10 +9,12 @@ from typing import Final, Protocol
 
 from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
 from ostnode.ids import Principal
+from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.session import ROSTER
 from ostnode.wire.status import ClusterInfo, ClusterStatus
 
 
@@ -23,6 +25,8 @@ class Kind(StrEnum):
     OPERATOR = "operator"
     INDEX = "index"
     BUCKET = "bucket"
+    CANDIDATE = "candidate"
+    """A bucket that has joined and waits for an operator's approval."""
 
 
 class Who(StrEnum):
@@ -31,6 +35,7 @@ class Who(StrEnum):
     SOMEBODY = "somebody"
     APP = "app"
     BUCKET = "bucket"
+    CANDIDATE = "candidate"
     OPERATOR = "operator"
 
 
@@ -99,6 +104,7 @@ def _who(*who: Who) -> frozenset[Who]:
 _ADMIN: Final = _who(Who.APP, Who.OPERATOR)
 _USER: Final = _who(Who.SOMEBODY)
 _PEER: Final = _who(Who.BUCKET)
+_JOINED: Final = _who(Who.BUCKET, Who.CANDIDATE)
 _OPERATOR: Final = _who(Who.OPERATOR)
 
 CALLS: Final = (
@@ -134,6 +140,17 @@ CALLS: Final = (
     ),
     CallSpec(22, "pause_maintenance", Kind.BUCKET, _OPERATOR, upkeep.PauseMaintenance, m.Ok),
     CallSpec(23, "start_scrub", Kind.BUCKET, _OPERATOR, upkeep.StartScrub, m.Ok),
+    CallSpec(
+        24, "invite_bucket", Kind.INDEX, _OPERATOR, mb.InviteBucket, mb.Invitation, feature=ROSTER
+    ),
+    CallSpec(
+        25, "list_members", Kind.INDEX, _OPERATOR, mb.ListMembers, mb.MemberPage, feature=ROSTER
+    ),
+    CallSpec(26, "approve_bucket", Kind.INDEX, _OPERATOR, mb.ApproveBucket, m.Ok, feature=ROSTER),
+    CallSpec(27, "revoke_bucket", Kind.INDEX, _OPERATOR, mb.RevokeBucket, m.Ok, feature=ROSTER),
+    CallSpec(28, "withdraw_invite", Kind.INDEX, _OPERATOR, mb.WithdrawInvite, m.Ok, feature=ROSTER),
+    CallSpec(29, "join", Kind.INDEX, _USER, mb.Join, mb.Standing, feature=ROSTER),
+    CallSpec(30, "roster", Kind.INDEX, _JOINED, mb.GetRoster, mb.SignedRoster, feature=ROSTER),
 )
 
 
@@ -164,6 +181,7 @@ def call_of(request: type[Request]) -> CallSpec:
 _NEEDED_KIND: Final = {
     Who.APP: Kind.APP,
     Who.BUCKET: Kind.BUCKET,
+    Who.CANDIDATE: Kind.CANDIDATE,
     Who.OPERATOR: Kind.OPERATOR,
 }
 

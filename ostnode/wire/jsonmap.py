@@ -40,12 +40,14 @@ _PRINCIPAL_KINDS: Final[Mapping[str, PrincipalKind]] = {
     "new": PrincipalKind.USER,
     "index": PrincipalKind.INDEX,
     "bucket": PrincipalKind.BUCKET,
+    "key": PrincipalKind.BUCKET,
+    "after": PrincipalKind.BUCKET,
     "accessor": PrincipalKind.ACCESSOR,
     "accessors": PrincipalKind.ACCESSOR,
     "source": PrincipalKind.ACCESSOR,
 }
 """How the principal in a field of this name is printed."""
-_OF_BUCKETS: Final = frozenset({"BucketAddress", "BucketStatus"})
+_OF_BUCKETS: Final = frozenset({"BucketAddress", "BucketStatus", "MemberInfo"})
 """Messages whose `principal` is a bucket."""
 _ANY_KIND: Final = frozenset({"accessor", "source"})
 """Fields where an owner may name its own principal: every kind is read."""

@@ -12,6 +12,7 @@ from ostnode.errors import (
     UnknownCallError,
 )
 from ostnode.ids import BlobId, GrantId, Uid
+from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
 from ostnode.wire.calls import CALLS, Kind
@@ -48,6 +49,13 @@ ALLOWED = {
     "compact_bucket": {"operator"},
     "pause_maintenance": {"operator"},
     "start_scrub": {"operator"},
+    "invite_bucket": {"operator"},
+    "list_members": {"operator"},
+    "approve_bucket": {"operator"},
+    "revoke_bucket": {"operator"},
+    "withdraw_invite": {"operator"},
+    "join": EVERYBODY,
+    "roster": {"bucket"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be
 the caller's, or a token for it shown."""
@@ -82,6 +90,13 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "compact_bucket": upkeep.CompactBucket(),
         "pause_maintenance": upkeep.PauseMaintenance(paused=False),
         "start_scrub": upkeep.StartScrub(),
+        "invite_bucket": mb.InviteBucket(60),
+        "list_members": mb.ListMembers(),
+        "approve_bucket": mb.ApproveBucket(cluster.buckets[0].key.principal),
+        "revoke_bucket": mb.RevokeBucket(nowhere),
+        "withdraw_invite": mb.WithdrawInvite(bytes(8)),
+        "join": mb.Join(bytes(8), bytes(32)),
+        "roster": mb.GetRoster(0, 0),
     }
 
 
@@ -136,7 +151,7 @@ async def test_b49_who_may_call_what_through_links(autojump_clock, cluster: Clus
 
 
 async def test_b49_who_may_call_what_over_http(tmp_path) -> None:
-    peers_only = {"sync_bucket", "feed"}
+    peers_only = {"sync_bucket", "feed", "join", "roster"}
     async with an_http_cluster(tmp_path) as (cluster, _):
         await check_everybody(cluster, only=ALLOWED.keys() - peers_only)
         for path in ("/v1/sync", "/v1/feed", "/v1/buckets/sync"):
@@ -161,7 +176,7 @@ async def test_b49_a_bucket_that_is_not_of_the_cluster_syncs_nothing(
     autojump_clock, cluster: Cluster
 ) -> None:
     """Its key is not in the index's config, so it is nobody in particular."""
-    for name in ("sync_bucket", "feed"):
+    for name in ("sync_bucket", "feed", "roster"):
         request = requests(cluster)[name]
         assert await outcome(cluster.stranger, cluster.index, request) is NotAuthorizedError
     assert all(bucket.drained for bucket in cluster.buckets)

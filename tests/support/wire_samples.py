@@ -85,7 +85,8 @@ def _full(name: str, hint: object) -> object:
     if inner is str:
         return (TEXT + name)[: max(low, min(high, 24))]
     if inner is bytes:
-        return (seed.to_bytes(4, "big") * 6)[: max(low, min(high, 24))]
+        length = max(low, min(high, 24))
+        return (seed.to_bytes(4, "big") * (length // 4 + 1))[:length]
     return inner((seed.to_bytes(4, "big") * 8)[: inner.length])
 
 

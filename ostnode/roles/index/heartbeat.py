@@ -31,6 +31,11 @@ class Heartbeat:
         """Something urgent is durable."""
         self._urgent.set()
 
+    def wake(self) -> None:
+        """Let those who wait for news look again."""
+        news, self._news = self._news, trio.Event()
+        news.set()
+
     async def run(
         self,
         repository: Repository,
@@ -55,7 +60,6 @@ class Heartbeat:
 
     async def _stamp(self, repository: Repository, *, urgent_only: bool) -> None:
         while count := await repository.transact(partial(stamp, urgent_only=urgent_only)):
-            news, self._news = self._news, trio.Event()
-            news.set()
+            self.wake()
             if count < STAMPS_MAX:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -11,15 +12,17 @@ import trio
 from ostnode.env import Clock, Rng, Worker
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
-from ostnode.roles.index.core.buckets import enlist
+from ostnode.roles.index.core.membership import take_up
+from ostnode.roles.index.core.roster import last_epoch
 from ostnode.roles.index.core.rows import THE_INDEX, Meta
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.core.users import blocked_principals
 from ostnode.roles.index.database.engine import DatabaseUnusableError
 from ostnode.roles.index.database.repository import Repository, run_alone
-from ostnode.roles.index.database.schema import SCHEMA_VERSION
+from ostnode.roles.index.database.schema import SCHEMA_VERSION, SCHEMA_VERSION_MIN
 from ostnode.roles.index.database.sqlite import SqliteDatabase
 from ostnode.roles.index.heartbeat import Heartbeat
+from ostnode.roles.index.membership import Membership
 from ostnode.roles.index.options import IndexOptions
 from ostnode.roles.index.service import IndexService
 
@@ -46,9 +49,22 @@ async def open_index(
         async with trio.open_nursery() as nursery:
             await nursery.start(repository.run)
             blocked = await repository.transact(blocked_principals)
+            members = await repository.transact(lambda tables: tables.members.where())
+            membership = Membership(
+                options, key, members, repository, heartbeat.wake, clock=clock, rng=rng
+            )
+            membership.epoch = (await repository.transact(last_epoch)).epoch
             await nursery.start(heartbeat.run, repository)
             yield IndexService(
-                options, key, meta, blocked, repository, heartbeat, clock=clock, rng=rng
+                options,
+                key,
+                meta,
+                blocked,
+                repository,
+                heartbeat,
+                membership,
+                clock=clock,
+                rng=rng,
             )
             nursery.cancel_scope.cancel()
     finally:
@@ -65,7 +81,7 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
     if meta is None:
         meta = Meta(THE_INDEX, SCHEMA_VERSION, options.cluster_id, principal, now_us, 0)
         tables.meta.put(meta)
-    if meta.schema_version != SCHEMA_VERSION:
+    if not SCHEMA_VERSION_MIN <= meta.schema_version <= SCHEMA_VERSION:
         raise DatabaseUnusableError(
             f"the database has schema {meta.schema_version}, this program knows {SCHEMA_VERSION}"
         )
@@ -73,5 +89,8 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
         raise DatabaseUnusableError(
             "the database belongs to another cluster or index key: check data_dir and key_file"
         )
-    enlist(tables, options.buckets)
+    if meta.schema_version != SCHEMA_VERSION:
+        meta = replace(meta, schema_version=SCHEMA_VERSION)
+        tables.meta.put(meta)
+    take_up(tables, options.buckets, now_us // 1_000_000)
     return meta

@@ -12,13 +12,15 @@ from ostnode.roles.index.core.rules import Rules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions:
-    """`buckets` are the cluster's; without `data_dir` the database is in memory.
+    """`buckets` are members beforehand; without `data_dir` the database is in memory.
 
+    `peer` is where buckets reach the index, empty when its config does not say.
     Bytes left are pushed to buckets at most every `push_interval_s`; everything else at once.
     """
 
     cluster_id: ClusterId
     buckets: tuple[Principal, ...]
+    peer: str = ""
     data_dir: Path | None = None
     rules: Rules = field(default_factory=Rules)
     tokens: TokenLimits = field(default_factory=TokenLimits)

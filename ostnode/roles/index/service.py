@@ -16,7 +16,6 @@ from ostnode.errors import (
     NotFoundError,
     TokenExpiredError,
     TokenInvalidError,
-    UnknownCallError,
 )
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Grant, mint_grant, open_access
@@ -24,11 +23,14 @@ from ostnode.ids import NULL_ACCESSOR, GrantId, Principal, Uid
 from ostnode.roles.index.core import accessors, allocation, users
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.feed import read_feed
+from ostnode.roles.index.core.membership import require_approved
 from ostnode.roles.index.core.outbox import sync_bucket
 from ostnode.roles.index.core.rows import Blocked, Meta
 from ostnode.roles.index.core.status import cluster_info
+from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.heartbeat import Heartbeat
+from ostnode.roles.index.membership import Membership
 from ostnode.roles.index.options import IndexOptions
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import Buffer
@@ -51,6 +53,7 @@ class IndexService(Service):
         blocked: set[Principal],
         repository: Repository,
         heartbeat: Heartbeat,
+        membership: Membership,
         *,
         clock: Clock,
         rng: Rng,
@@ -61,6 +64,7 @@ class IndexService(Service):
         self._incarnation = meta.incarnation
         self._transact = repository.transact
         self._heartbeat = heartbeat
+        self.membership = membership
         self._clock = clock
         self._rng = rng
         self._blocked = blocked
@@ -87,13 +91,12 @@ class IndexService(Service):
             case m.Allocate():
                 return await self._allocate(caller.proven, request)
             case m.SyncBucket():
+                bucket = self.membership.bucket_of(caller)
                 return await self._transact(
-                    lambda tables: sync_bucket(
-                        tables, self._rules, caller.proven, request, self._now()
-                    )
+                    lambda tables: sync_bucket(tables, self._rules, bucket, request, self._now())
                 )
             case m.Feed():
-                return await self._feed(caller.proven, request)
+                return await self._feed(self.membership.bucket_of(caller), request)
             case m.ReleaseGrant():
                 await self._transact(
                     lambda tables: allocation.release(tables, caller.proven, request.grant_id)
@@ -137,7 +140,7 @@ class IndexService(Service):
                 acked = dict(self._feed_acked)
                 return await self._transact(partial(cluster_info, feed_acked=acked))
             case _:
-                raise UnknownCallError("this is an index: it has no such call")
+                return await self.membership.answer(caller, request)
         return m.Ok()
 
     async def _block(self, request: m.BlockPrincipal) -> None:
@@ -243,14 +246,16 @@ class IndexService(Service):
         while True:
             news = self._heartbeat.news
             late = trio.current_time() >= deadline
-            batch = await self._transact(
-                lambda tables: read_feed(tables, bucket, request, self._now())
-            )
+            batch = await self._transact(lambda tables: self._read_feed(tables, bucket, request))
             self._feed_acked[bucket] = request.seq
             if batch.events or late:
                 return batch
             with trio.move_on_at(deadline):
                 await news.wait()
+
+    def _read_feed(self, tables: Tables, bucket: Principal, request: m.Feed) -> m.FeedBatch:
+        require_approved(tables, bucket)
+        return read_feed(tables, bucket, request, self._now())
 
     def _now(self) -> int:
         return int(self._clock.now())

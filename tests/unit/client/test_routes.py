@@ -5,6 +5,7 @@ import pytest
 from ostnode.client.routes import blob_call, http_call, session_call
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, GrantId, Principal, PrincipalKind, Uid
+from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
 from ostnode.wire.calls import CALLS
@@ -15,6 +16,7 @@ BLOB = BlobId(b"\x0b" * 32)
 USER = ALICE.principal
 CHAT = GENERAL.principal
 USER_TEXT = USER.text(PrincipalKind.USER)
+BUCKET_TEXT = USER.text(PrincipalKind.BUCKET)
 CHAT_TEXT = CHAT.text(PrincipalKind.ACCESSOR)
 
 
@@ -45,6 +47,11 @@ CHAT_TEXT = CHAT.text(PrincipalKind.ACCESSOR)
         (upkeep.CompactBucket(dry_run=True), "POST /v1/maintenance/compaction"),
         (upkeep.PauseMaintenance(paused=True), "POST /v1/maintenance/pause"),
         (upkeep.StartScrub(), "POST /v1/maintenance/scrub"),
+        (mb.InviteBucket(60), "POST /v1/invites"),
+        (mb.WithdrawInvite(b"\xff" * 8), "DELETE /v1/invites/__________8"),
+        (mb.ListMembers(), "GET /v1/members"),
+        (mb.ApproveBucket(USER), f"POST /v1/members/{BUCKET_TEXT}/approval"),
+        (mb.RevokeBucket(USER), f"DELETE /v1/members/{BUCKET_TEXT}"),
     ],
 )
 def test_each_call_has_its_route(request_: m.Request, line: str) -> None:

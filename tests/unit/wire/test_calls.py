@@ -28,6 +28,7 @@ ANYBODY = {
     "remove_blob_reference",
     "blob_info",
     "read_blob",
+    "join",
 }
 ALLOWED = {
     frozenset(): ANYBODY,
@@ -40,8 +41,14 @@ ALLOWED = {
         "compact_bucket",
         "pause_maintenance",
         "start_scrub",
+        "invite_bucket",
+        "list_members",
+        "approve_bucket",
+        "revoke_bucket",
+        "withdraw_invite",
     },
-    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed"},
+    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster"},
+    frozenset({Kind.CANDIDATE}): ANYBODY | {"roster"},
     frozenset({Kind.INDEX}): ANYBODY,
 }
 

@@ -14,17 +14,24 @@ from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import messages as m
 
 
-def enlist(tables: Tables, named: Collection[Principal]) -> None:
-    """Take the config's word for which buckets there are.
+def enlist(tables: Tables, approved: Collection[Principal]) -> None:
+    """Let the approved buckets take part, once they report.
 
-    A bucket no longer named keeps its row and its blobs' places, and gets no grant.
+    Any other keeps its row and its blobs' places, and gets no grant.
     """
     for bucket in tables.buckets.where():
-        if bucket.principal not in named:
+        if bucket.principal not in approved and bucket.state is not BucketState.REVOKED:
             tables.buckets.put(replace(bucket, state=BucketState.PENDING))
-    for principal in named:
-        if tables.buckets.get(principal) is None:
-            tables.buckets.put(Bucket(principal))
+    for principal in approved:
+        bucket = tables.buckets.get(principal) or Bucket(principal, BucketState.REVOKED)
+        if bucket.state is BucketState.REVOKED:
+            tables.buckets.put(replace(bucket, state=BucketState.PENDING))
+
+
+def shut_out(tables: Tables, principal: Principal) -> None:
+    """Give nothing more to a bucket that was revoked."""
+    bucket = tables.buckets.get(principal) or Bucket(principal)
+    tables.buckets.put(replace(bucket, state=BucketState.REVOKED))
 
 
 def state_with(state: BucketState, space: m.Space, rules: Rules) -> BucketState:
@@ -54,6 +61,8 @@ class Chooser:
         bucket = tables.buckets.get(placement.bucket)
         if bucket is None or bucket.state is BucketState.PENDING:
             raise NoBucketError("the bucket of this blob is not in the cluster now")
+        if bucket.state is BucketState.REVOKED:
+            raise NoBucketError("the bucket of this blob was revoked by an operator")
         return bucket
 
     def looked_for_in(self, tables: Tables, blob_id: BlobId) -> Bucket:

@@ -17,6 +17,7 @@ from ostnode.errors import InvalidArgumentError, NotAuthorizedError, OstError
 from ostnode.ids import BlobId, GrantId, Principal
 from ostnode.roles.index.core import ledger
 from ostnode.roles.index.core.buckets import state_with
+from ostnode.roles.index.core.membership import raise_epoch, require_approved
 from ostnode.roles.index.core.rows import Bucket, Charge, OutboxAnswer, Rejected
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
@@ -43,7 +44,7 @@ def sync_bucket(
     known = bucket.acked_seq - request.first_seq + 1
     _check_repeated(tables, bucket, request, known)
     tables.drop_answers_before(principal, request.first_seq)
-    floor = bucket.floor
+    floor, before = bucket.floor, bucket.http
     for seq, data in enumerate(request.events, request.first_seq):
         if seq > bucket.acked_seq:
             floor = _take(tables, replace(bucket, floor=floor), seq, data, now)
@@ -58,11 +59,15 @@ def sync_bucket(
         stored=request.space.stored,
         last_seen=now,
     )
+    if before != bucket.http:
+        raise_epoch(tables, now)
     tables.buckets.put(bucket)
     return _result(tables, bucket, request.first_seq, last)
 
 
 def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket) -> Bucket:
+    # Here as well as at the link: it may have been revoked while this waited for its turn.
+    require_approved(tables, principal)
     bucket = tables.buckets.get(principal)
     if bucket is None:
         raise NotAuthorizedError("the index does not know this bucket")

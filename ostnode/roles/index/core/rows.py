@@ -93,11 +93,12 @@ class Placement:
 
 
 class BucketState(StrEnum):
-    """PENDING: not in the config, or never heard of. FULL takes no new blobs."""
+    """PENDING: not approved, or never heard of. FULL takes no new blobs. REVOKED is shut out."""
 
     PENDING = "pending"
     ACTIVE = "active"
     FULL = "full"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,53 @@ class Bucket:
     free: int = 0
     stored: int = 0
     last_seen: int = 0
+
+
+class MemberState(StrEnum):
+    """PENDING has joined and waits for an operator. REVOKED stays so until approved again."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A bucket that is or was in the cluster; `principal` is its name for ever.
+
+    It signs with `key`, and until `old_until` may do so with `old_key` too (empty: there is none).
+    `configured` says that the index's config names it.
+    """
+
+    principal: Principal
+    state: MemberState
+    key: Principal
+    old_key: bytes = b""
+    old_until: int = 0
+    configured: bool = False
+    label: str = ""
+    changed_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """A join token that nobody has used: the hash of its secret, and how many wrong ones came."""
+
+    invite_id: bytes
+    secret_hash: bytes
+    expires_at: int
+    auto_approve: bool
+    label: str
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RosterEpoch:
+    """The roster's number: one row, named THE_INDEX."""
+
+    name: str
+    epoch: int
+    changed_at: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,14 @@ from ostnode.roles.index.core.rows import (
     Charge,
     DeletionCount,
     FeedRow,
+    Invite,
+    Member,
     Meta,
     OpenGrant,
     OutboxAnswer,
     Placement,
     Rejected,
+    RosterEpoch,
     Totals,
     Unstamped,
     User,
@@ -62,6 +65,9 @@ class Tables(Protocol):
     charges: Rows[Charge]
     placements: Rows[Placement]
     buckets: Rows[Bucket]
+    members: Rows[Member]
+    invites: Rows[Invite]
+    roster: Rows[RosterEpoch]
     answers: Rows[OutboxAnswer]
     rejected: Rows[Rejected]
     blocked: Rows[Blocked]
@@ -108,6 +114,14 @@ class Tables(Protocol):
 
     def rejected_between(self, bucket: Principal, low: int, high: int) -> Sequence[Rejected]:
         """The bucket's events `low … high` that were set aside, in order."""
+        ...
+
+    def members_after(self, principal: bytes, limit: int) -> Sequence[Member]:
+        """Members by principal, from the one that comes next."""
+        ...
+
+    def drop_invites_until(self, now: int) -> None:
+        """Forget the join tokens whose time is over."""
         ...
 
     def totals(self) -> Totals:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION_MIN: Final = 1
+"""What is taken up: 2 added members, invites and the roster, which are made when they lack."""
 
 STATEMENTS: Final = (
     """CREATE TABLE IF NOT EXISTS meta (
@@ -72,6 +74,29 @@ STATEMENTS: Final = (
         free BIGINT NOT NULL,
         stored BIGINT NOT NULL,
         last_seen BIGINT NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS members (
+        principal BYTEA PRIMARY KEY,
+        state TEXT NOT NULL,
+        key BYTEA NOT NULL,
+        old_key BYTEA NOT NULL,
+        old_until BIGINT NOT NULL,
+        configured BIGINT NOT NULL,
+        label TEXT NOT NULL,
+        changed_at BIGINT NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS invites (
+        invite_id BYTEA PRIMARY KEY,
+        secret_hash BYTEA NOT NULL,
+        expires_at BIGINT NOT NULL,
+        auto_approve BIGINT NOT NULL,
+        label TEXT NOT NULL,
+        failures BIGINT NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS roster (
+        name TEXT PRIMARY KEY,
+        epoch BIGINT NOT NULL,
+        changed_at BIGINT NOT NULL
     )""",
     """CREATE TABLE IF NOT EXISTS outbox_answers (
         bucket BYTEA NOT NULL,

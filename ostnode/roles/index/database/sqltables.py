@@ -39,6 +39,10 @@ class SqlTables(Tables):
             execute, rows.Placement, "placements", "blob_id"
         )
         self.buckets: Rows[rows.Bucket] = SqlRows(execute, rows.Bucket, "buckets", "principal")
+        self._members = SqlRows(execute, rows.Member, "members", "principal")
+        self.members: Rows[rows.Member] = self._members
+        self.invites: Rows[rows.Invite] = SqlRows(execute, rows.Invite, "invites", "invite_id")
+        self.roster: Rows[rows.RosterEpoch] = SqlRows(execute, rows.RosterEpoch, "roster", "name")
         self.answers: Rows[rows.OutboxAnswer] = self._answers
         self.rejected: Rows[rows.Rejected] = self._rejected
         self.blocked: Rows[rows.Blocked] = SqlRows(
@@ -115,6 +119,14 @@ class SqlTables(Tables):
         return self._rejected.select(
             "bucket = ? AND seq BETWEEN ? AND ? ORDER BY seq", bucket, low, high
         )
+
+    @override
+    def members_after(self, principal: bytes, limit: int) -> Sequence[rows.Member]:
+        return self._members.select("principal > ? ORDER BY principal LIMIT ?", principal, limit)
+
+    @override
+    def drop_invites_until(self, now: int) -> None:
+        self._execute("DELETE FROM invites WHERE expires_at <= ?", (now,))
 
     @override
     def totals(self) -> rows.Totals:

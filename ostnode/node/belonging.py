@@ -1,0 +1,172 @@
+"""A bucket's place in its cluster: which index is its own, joining it, and the newest roster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import structlog
+
+from ostnode.config import BucketConfig, JoinToken
+from ostnode.env import Worker
+from ostnode.errors import InternalError, NotAuthorizedError, OstError
+from ostnode.ids import ClusterId, Principal
+from ostnode.net.link import Link
+from ostnode.node.errors import StartError
+from ostnode.node.memory import MembershipFile, Remembered
+from ostnode.wire import membership as mb
+from ostnode.wire.fields import Message, Request
+from ostnode.wire.roster import Roster, open_roster
+
+R = TypeVar("R", bound=Message)
+
+APPROVED: Final = "approved"
+PENDING: Final = "pending"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPlace:
+    """The index that a bucket belongs to, as its config, its memory or a join token says."""
+
+    index: Principal
+    peer: str
+    token: JoinToken | None
+    """To be shown when the index does not know this bucket."""
+
+
+def find_index(
+    name: str, table: BucketConfig, cluster: ClusterId, remembered: Remembered | None
+) -> IndexPlace:
+    """Which index `name` belongs to; raises StartError when nothing says so, or two differ."""
+    if remembered is not None and remembered.cluster_id != cluster:
+        raise StartError(
+            f"{name} has joined another cluster", f"check cluster_id and {name}.data_dir"
+        )
+    if table.index is not None:
+        place = IndexPlace(table.index, table.index_peer, None)
+    elif table.join is not None:
+        place = IndexPlace(table.join.index, table.join.peer, table.join)
+    elif remembered is not None:
+        place = IndexPlace(remembered.index, remembered.index_peer, None)
+    else:
+        hint = f"give {name}.join, which `ostnode bucket invite` prints, or index and index_peer"
+        raise StartError(f"{name} has joined no index yet", hint)
+    if remembered is not None and place.index != remembered.index:
+        raise StartError(
+            f"{name} has joined another index", f"check {name}.index or join, and {name}.data_dir"
+        )
+    return place
+
+
+class Belonging:
+    """Kept across links and restarts: `enter` each new link, then `follow` beside the work."""
+
+    def __init__(
+        self,
+        place: IndexPlace,
+        bucket: Principal,
+        cluster: ClusterId,
+        remembered: Remembered | None,
+        file: MembershipFile,
+        worker: Worker,
+    ) -> None:
+        self.place = place
+        self._bucket = bucket
+        self._cluster = cluster
+        self._file = file
+        self._worker = worker
+        self._known = remembered or Remembered(cluster, place.index, place.peer)
+        self._saved = remembered is not None
+        self._told = 0
+        self._roster: Roster | None = None
+        self._problem = ""
+
+    @property
+    def epoch(self) -> int:
+        """Of the newest roster ever seen here."""
+        return self._known.epoch
+
+    @property
+    def roster(self) -> Roster | None:
+        """The newest roster, once the index has confirmed it or told a newer one."""
+        return self._roster
+
+    def checks(self) -> Mapping[str, str]:
+        """For /readyz."""
+        return {"membership": self._problem}
+
+    async def enter(self, link: Link) -> None:
+        """Return once this bucket is approved, having joined first if it must.
+
+        Raises what the index refuses with.
+        """
+        try:
+            await self._ask(link, wait_ms=0)
+        except NotAuthorizedError:
+            if self.place.token is None:
+                raise
+            await self._join(link, self.place.token)
+            await self._ask(link, wait_ms=0)
+        while self._state() == PENDING:
+            self._problem = "pending: an operator must approve it (`ostnode bucket approve`)"
+            await self._ask(link, wait_ms=mb.ROSTER_WAIT_MS_MAX)
+
+    async def follow(self, link: Link) -> None:
+        """Take every new roster, until the link fails."""
+        while True:
+            await self._ask(link, wait_ms=mb.ROSTER_WAIT_MS_MAX)
+
+    async def _join(self, link: Link, token: JoinToken) -> None:
+        try:
+            standing = await _call(link, mb.Join(token.invite_id, token.secret), mb.Standing)
+        except OstError as error:
+            self._problem = f"the index refuses to let it join: {error.message}"
+            _log.warning("join_refused", reason=error.message)
+            raise
+        _log.info("joined", bucket=self._bucket.hex(), state=standing.state)
+
+    async def _ask(self, link: Link, *, wait_ms: int) -> None:
+        told = await _call(link, mb.GetRoster(self._told, wait_ms), mb.SignedRoster)
+        await self._take(told.roster)
+
+    async def _take(self, signed: bytes) -> None:
+        """Keep a roster of this cluster's index unless a newer one was seen.
+
+        Raises TokenInvalidError for one of another cluster or signer.
+        """
+        roster = open_roster(signed, cluster=self._cluster, signers=(self.place.index,))
+        self._told = roster.epoch
+        if roster.epoch < self._known.epoch:
+            self._problem = f"the index tells roster {roster.epoch}, older than one seen before"
+            _log.warning("old_roster_refused", epoch=roster.epoch, newest=self._known.epoch)
+            return
+        self._roster, self._problem = roster, ""
+        if roster.epoch > self._known.epoch or not self._saved:
+            await self._save(replace(self._known, epoch=roster.epoch, roster=signed))
+
+    async def _save(self, known: Remembered) -> None:
+        self._known = replace(known, index_peer=self.place.peer)
+        try:
+            await self._worker.run(self._file.save, self._known)
+        except OSError as error:
+            # The work goes on: what was not written down is asked for again after a restart.
+            self._problem = f"the membership cannot be written down: {error.strerror}"
+            _log.warning("membership_not_saved", reason=str(error))
+        else:
+            self._saved = True
+
+    def _state(self) -> str:
+        """As the newest roster has it; whoever is asked to decide is the index itself."""
+        if self._roster is None:
+            return APPROVED
+        buckets = {each.principal: each.state for each in self._roster.buckets}
+        return buckets.get(self._bucket, APPROVED)
+
+
+async def _call(link: Link, request: Request, expected: type[R]) -> R:
+    reply = await link.call(request)
+    if not isinstance(reply.message, expected):
+        raise InternalError(f"the index answered {type(reply.message).__name__}")
+    return reply.message

@@ -1,0 +1,78 @@
+"""What a bucket remembers of its cluster: a file beside its log, for its owner alone.
+
+It holds which index the bucket has joined, so that a join token is needed once, and the newest
+roster, so that an older one is refused after a restart too. Written whole, durable, and put in
+the place of the one before in one step.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from ostnode.errors import InvalidArgumentError
+from ostnode.ids import ClusterId, Principal
+from ostnode.node.errors import StartError
+from ostnode.wire.fields import Address, Amount, Bounds, Message
+from ostnode.wire.membership import ROSTER_BYTES_MAX
+from ostnode.wire.schema import decode_message, encode_message
+
+FILE_NAME: Final = "membership"
+_FILE_BYTES_MAX: Final = 64 * 1024
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered(Message):
+    """The index and where it listens for peers; `roster` is empty before the first."""
+
+    cluster_id: ClusterId
+    index: Principal
+    index_peer: Address
+    epoch: Amount = 0
+    roster: Annotated[bytes, Bounds(0, ROSTER_BYTES_MAX)] = b""
+
+
+class MembershipFile:
+    """The file in a bucket's data directory. Its methods block."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / FILE_NAME
+
+    def load(self) -> Remembered | None:
+        """What is remembered; None before the first time. Raises StartError."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StartError(f"{self.path}: {error.strerror}", "check who owns it") from error
+        with os.fdopen(descriptor, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_FILE_BYTES_MAX + 1)
+        if mode & _OTHERS:
+            raise StartError(f"{self.path}: others may use it", f"chmod 600 {self.path}")
+        try:
+            return decode_message(Remembered, content)
+        except InvalidArgumentError as error:
+            hint = "remove it, and let the bucket join again"
+            raise StartError(f"{self.path} is damaged: {error.message}", hint) from None
+
+    def save(self, remembered: Remembered) -> None:
+        """Remember from now on; raises OSError."""
+        draft = self.path.with_name(f"{FILE_NAME}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)  # whatever the umask took away
+            file.write(encode_message(remembered))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

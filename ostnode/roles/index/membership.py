@@ -1,0 +1,192 @@
+"""The index's calls about who belongs to the cluster, and what a key is to it right now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from ostnode.env import Clock, Rng
+from ostnode.errors import NotAuthorizedError, OstError, UnknownCallError
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import Principal
+from ostnode.roles.index.core import membership as core
+from ostnode.roles.index.core.roster import page, roster_for
+from ostnode.roles.index.core.rows import Invite, Member, MemberState
+from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.database.repository import Repository
+from ostnode.roles.index.options import IndexOptions
+from ostnode.wire import membership as mb
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Caller, Kind
+from ostnode.wire.fields import Message, Request
+from ostnode.wire.roster import sign_roster
+
+_KINDS: Final = {
+    MemberState.APPROVED: frozenset({Kind.BUCKET}),
+    MemberState.PENDING: frozenset({Kind.CANDIDATE}),
+}
+_NOTHING: Final[frozenset[Kind]] = frozenset()
+_log = structlog.get_logger(__name__)
+
+
+class Membership:
+    """Members as of the last durable transaction, from memory: every request asks for them.
+
+    `on_change` is called when one has changed.
+    """
+
+    def __init__(
+        self,
+        options: IndexOptions,
+        key: KeyPair,
+        members: Iterable[Member],
+        repository: Repository,
+        on_change: Callable[[], None],
+        *,
+        clock: Clock,
+        rng: Rng,
+    ) -> None:
+        self._options = options
+        self._key = key
+        self._transact = repository.transact
+        self._on_change = on_change
+        self._clock = clock
+        self._rng = rng
+        self._members = {member.principal: member for member in members}
+        self._by_key: dict[Principal, Principal] = {}
+        self._news = trio.Event()
+        self.epoch = 0
+        """Of the roster that was told last, for HELLO."""
+        for member in self._members.values():
+            self._note_keys(member)
+
+    @property
+    def news(self) -> trio.Event:
+        """Set once the membership has changed after the moment this is asked for."""
+        return self._news
+
+    def kinds(self, key: Principal) -> frozenset[Kind]:
+        """What whoever signs with this key is to the index now."""
+        member = self._member(key)
+        return _NOTHING if member is None else _KINDS.get(member.state, _NOTHING)
+
+    def bucket_of(self, caller: Caller) -> Principal:
+        """The bucket that the caller signs for; raises NotAuthorizedError."""
+        member = self._member(caller.proven)
+        if member is None:
+            raise NotAuthorizedError("this bucket is not, or no longer, a member")
+        return member.principal
+
+    async def answer(self, caller: Caller, request: Request) -> Message:
+        """The membership's calls; raises UnknownCallError for every other."""
+        match request:
+            case mb.InviteBucket():
+                return await self._invite(request)
+            case mb.ListMembers(after):
+                now = self._now()
+                return await self._transact(lambda tables: page(tables, after, now))
+            case mb.ApproveBucket(bucket):
+                await self._change(lambda tables: core.approve(tables, bucket, self._now()))
+            case mb.RevokeBucket(bucket):
+                await self._change(lambda tables: core.revoke(tables, bucket, self._now()))
+            case mb.WithdrawInvite(invite_id):
+                await self._transact(partial(core.withdraw, invite_id=invite_id))
+            case mb.Join():
+                return await self._join(caller.proven, request)
+            case mb.GetRoster():
+                return await self._roster(self.bucket_of(caller), request)
+            case _:
+                raise UnknownCallError("this is an index: it has no such call")
+        return m.Ok()
+
+    async def _invite(self, request: mb.InviteBucket) -> mb.Invitation:
+        now = self._now()
+        secret = self._rng.token(mb.JOIN_SECRET_BYTES)
+        invite = Invite(
+            invite_id=self._rng.token(mb.INVITE_ID_BYTES),
+            secret_hash=core.secret_hash(secret),
+            expires_at=now + request.ttl_s,
+            auto_approve=request.auto_approve,
+            label=request.label,
+        )
+        await self._transact(lambda tables: core.invite(tables, invite, now))
+        return mb.Invitation(
+            invite_id=invite.invite_id,
+            secret=secret,
+            index=self._key.principal,
+            peer=self._options.peer,
+            expires_at=invite.expires_at,
+        )
+
+    async def _join(self, caller: Principal, request: mb.Join) -> mb.Standing:
+        change = await self._change(lambda tables: core.join(tables, caller, request, self._now()))
+        if change.member is None:
+            raise NotAuthorizedError("this bucket is no longer a member")
+        return mb.Standing(change.member.state)
+
+    async def _roster(self, bucket: Principal, request: mb.GetRoster) -> mb.SignedRoster:
+        deadline = trio.current_time() + request.wait_ms / 1000
+        while True:
+            news = self._news
+            late = trio.current_time() >= deadline
+            roster = await self._transact(
+                lambda tables: roster_for(
+                    tables,
+                    bucket,
+                    self._options.cluster_id,
+                    self._key.principal,
+                    self._now(),
+                )
+            )
+            self.epoch = roster.epoch
+            if roster.epoch != request.epoch or late:
+                return mb.SignedRoster(sign_roster(self._key, roster))
+            with trio.move_on_at(deadline):
+                await news.wait()
+
+    async def _change(self, decide: Callable[[Tables], core.Change | OstError]) -> core.Change:
+        change = await self._transact(decide, then=self._note)
+        if isinstance(change, OstError):
+            raise change
+        return change
+
+    def _note(self, change: core.Change | OstError) -> None:
+        """Called in the order of the commits, whether or not the asker still waits."""
+        if isinstance(change, OstError):
+            return
+        before = self._members.pop(change.principal, None)
+        if change.member is not None:
+            self._members[change.principal] = change.member
+        if change.member == before:
+            return
+        self._by_key = {
+            key: principal
+            for key, principal in self._by_key.items()
+            if principal != change.principal
+        }
+        if change.member is not None:
+            self._note_keys(change.member)
+        state = change.member.state if change.member else "forgotten"
+        _log.info("membership_changed", bucket=change.principal.hex(), state=state)
+        news, self._news = self._news, trio.Event()
+        news.set()
+        self._on_change()
+
+    def _note_keys(self, member: Member) -> None:
+        self._by_key[member.key] = member.principal
+        if member.old_key:
+            self._by_key[Principal(member.old_key)] = member.principal
+
+    def _member(self, key: Principal) -> Member | None:
+        member = self._members.get(self._by_key.get(key, key))
+        if member is None or key == member.key:
+            return member
+        in_overlap = key == member.old_key and self._clock.now() <= member.old_until
+        return member if in_overlap else None
+
+    def _now(self) -> int:
+        return int(self._clock.now())
