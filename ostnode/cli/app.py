@@ -38,7 +38,7 @@ cli: Final = LazyGroup(
         "blob": LazyCommand("ostnode.cli.blobs:blob", "Put, get, stat and remove blobs."),
         "cluster": LazyCommand("ostnode.cli.cluster:cluster", "How the cluster does."),
         "store": LazyCommand("ostnode.cli.store:store", "Look into a bucket's data directory."),
-        "bucket": LazyCommand("ostnode.cli.bucket:bucket", "Compaction and scrub (operator)."),
+        "bucket": LazyCommand("ostnode.cli.bucket:bucket", "Joining and upkeep (operator)."),
         "config": LazyCommand("ostnode.cli.configs:config", "Check and show config files."),
     },
 )

@@ -1,10 +1,14 @@
-"""`ostnode bucket`: compaction, scrub and space of one bucket, for its operators."""
+"""`ostnode bucket`: compaction, scrub and space of one bucket, for its operators.
+
+Joining and leaving stands in `ostnode.cli.members`.
+"""
 
 from __future__ import annotations
 
 import click
 import trio
 
+from ostnode.cli import members
 from ostnode.cli.failures import CommandError, ExitCode
 from ostnode.cli.output import (
     Output,
@@ -28,7 +32,11 @@ _TOLD_EVERY_S = 2.0
 
 @click.group()
 def bucket() -> None:
-    """See to one bucket: status, compaction, scrub."""
+    """See to one bucket (--bucket), or to who belongs to the cluster (--index)."""
+
+
+for _command in (members.invite, members.ls, members.approve, members.revoke):
+    bucket.add_command(_command)
 
 
 @bucket.command("status")
@@ -69,18 +77,29 @@ def compact(target: BucketTarget, output: Output, *, dry_run: bool, wait: bool) 
 
 @bucket.command("scrub")
 @click.option("--start", is_flag=True, help="Begin to read everything again, now.")
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="With --start: strike out damage that makes no blob unreadable, and find what is left.",
+)
 @click.option("--status", "show", is_flag=True, help="Print the state and what is damaged.")
 @json_option
 @pass_output
 @bucket_options
-def scrub(target: BucketTarget, output: Output, *, start: bool, show: bool) -> None:
-    """Show what reading everything again has found, or start it. Exit code 7: there is damage."""
+def scrub(target: BucketTarget, output: Output, *, start: bool, forget: bool, show: bool) -> None:
+    """Show what reading everything again has found, or start it. Exit code 7: there is damage.
+
+    A damaged blob is healed by uploading it again, or when a later cycle reads it well. Other
+    damage stays on record until you have seen to it: `store verify` tells what it means.
+    """
     if start and show:
         raise click.UsageError("pass --start or --status")
+    if forget and not start:
+        raise click.UsageError("--forget goes with --start")
     if start:
 
         async def call(client: Client) -> None:
-            await client.start_scrub(target.bucket)
+            await client.start_scrub(target.bucket, forget=forget)
 
         target.run(call)
         output.result({"started": True})
@@ -92,7 +111,7 @@ def scrub(target: BucketTarget, output: Output, *, start: bool, show: bool) -> N
     if info.scrub.findings:
         raise CommandError(
             f"damage on record: {info.scrub.findings}",
-            "uploading a damaged blob again heals it",
+            "uploading a damaged blob again heals it; `--start --forget` strikes the rest out",
             ExitCode.INTEGRITY,
         )
 

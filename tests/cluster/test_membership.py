@@ -1,0 +1,281 @@
+"""Joining and leaving in a whole cluster: invited, pending, approved, revoked, and the roster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import trio
+
+from ostnode.config import JoinToken
+from ostnode.errors import (
+    NoBucketError,
+    NotAuthorizedError,
+    NotFoundError,
+    OstError,
+    TokenInvalidError,
+)
+from ostnode.node.memory import MembershipFile
+from ostnode.wire import membership as mb
+from ostnode.wire import messages as m
+from ostnode.wire.roster import open_roster
+from tests.support.cluster import BucketNode, Cluster, Shape, insist
+from tests.support.people import CLUSTER, Person, blob_of
+
+ONE_BUCKET = pytest.mark.parametrize("shape", [Shape(buckets=1)])
+
+
+async def invited(cluster: Cluster, **options: object) -> JoinToken:
+    """A join token, as an operator hands it over."""
+    made = await cluster.operator.ask(mb.InviteBucket(900, **options), mb.Invitation)
+    return JoinToken(made.index, made.peer, made.invite_id, made.secret)
+
+
+def new_bucket(cluster: Cluster, token: JoinToken | None, name: str = "newcomer") -> BucketNode:
+    """A bucket whose config names no index; it is not started yet."""
+    node = BucketNode(cluster, name)
+    like = cluster.config.bucket[0]
+    table = like.model_copy(
+        update={
+            "key_file": node.data_dir / "key",
+            "data_dir": node.data_dir,
+            "peer": node.address,
+            "public_url": f"http://{name}.test",
+            "index": None,
+            "index_peer": "",
+            "join": token,
+        }
+    )
+    cluster.config = cluster.config.model_copy(update={"bucket": (*cluster.config.bucket, table)})
+    cluster.buckets.append(node)
+    return node
+
+
+def change_table(cluster: Cluster, node: BucketNode, **keys: object) -> None:
+    """Edit the node's config table for its next start."""
+    tables = [
+        table.model_copy(update=keys) if table.peer == node.address else table
+        for table in cluster.config.bucket
+    ]
+    cluster.config = cluster.config.model_copy(update={"bucket": tuple(tables)})
+
+
+async def members(cluster: Cluster) -> dict[str, str]:
+    """States by principal."""
+    page = await cluster.operator.ask(mb.ListMembers(), mb.MemberPage)
+    return {member.principal.hex(): member.state for member in page.members}
+
+
+async def state(cluster: Cluster, node: BucketNode) -> tuple[str | None, str | None]:
+    """As a member, and as a bucket that takes blobs."""
+    status = {each.principal: each.state for each in (await cluster.status()).buckets}
+    return (await members(cluster)).get(node.key.principal.hex()), status.get(node.key.principal)
+
+
+async def until_state(cluster: Cluster, node: BucketNode, *wanted: str | None) -> None:
+    with trio.fail_after(60):
+        while await insist(partial(state, cluster, node)) != wanted:  # noqa: ASYNC110
+            await trio.sleep(0.1)
+
+
+async def approve(cluster: Cluster, node: BucketNode) -> None:
+    await cluster.operator.ask(mb.ApproveBucket(node.key.principal), m.Ok)
+
+
+async def revoke(cluster: Cluster, node: BucketNode) -> None:
+    await cluster.operator.ask(mb.RevokeBucket(node.key.principal), m.Ok)
+
+
+async def refusal(person: Person, cluster: Cluster, token: JoinToken) -> type[OstError] | None:
+    try:
+        request = mb.Join(token.invite_id, token.secret)
+        await person.call(cluster.index, request)
+    except OstError as error:
+        return type(error)
+    return None
+
+
+async def placed(cluster: Cluster, count: int = 12) -> set[str]:
+    """Allocate some blobs; the names of the buckets they went to."""
+    names = set()
+    for number in range(count):
+        data = b"%d at %f" % (number, trio.current_time())
+        made = await cluster.alice.ask(m.Allocate(blob_of(data), len(data)), m.Allocation)
+        names.add(cluster.node(made.bucket.principal).name)
+    return names
+
+
+@ONE_BUCKET
+async def test_an_invited_bucket_works_once_it_is_approved(
+    autojump_clock, cluster: Cluster
+) -> None:
+    newcomer = new_bucket(cluster, await invited(cluster))
+    await newcomer.start()
+    await until_state(cluster, newcomer, "pending", None)
+    assert "pending" in newcomer.role.checks()["membership"]
+    assert await placed(cluster) == {"bucket0"}
+    await approve(cluster, newcomer)
+    await until_state(cluster, newcomer, "approved", "active")
+    assert set(newcomer.role.checks().values()) == {""}
+    assert await placed(cluster) == {"bucket0", "newcomer"}
+    await revoke(cluster, cluster.buckets[0])
+    reference = await cluster.alice.upload(b"for the newcomer", cluster.general)
+    assert reference.bucket == newcomer.key.principal
+
+
+@ONE_BUCKET
+async def test_a_token_may_bring_its_own_approval(autojump_clock, cluster: Cluster) -> None:
+    newcomer = new_bucket(cluster, await invited(cluster, auto_approve=True, label="disk 7"))
+    await newcomer.start()
+    await until_state(cluster, newcomer, "approved", "active")
+    page = await cluster.operator.ask(mb.ListMembers(), mb.MemberPage)
+    assert {each.label for each in page.members} == {"", "disk 7"}
+    assert page.invites == ()
+
+
+@ONE_BUCKET
+async def test_the_index_is_remembered_and_the_token_not_needed_again(
+    autojump_clock, cluster: Cluster
+) -> None:
+    newcomer = new_bucket(cluster, await invited(cluster, auto_approve=True))
+    await newcomer.start()
+    await until_state(cluster, newcomer, "approved", "active")
+    await newcomer.kill()
+    path = newcomer.data_dir / "membership"
+    assert path.stat().st_mode & 0o777 == 0o600
+    change_table(cluster, newcomer, join=None)
+    await newcomer.start()
+    await cluster.until(lambda: set(newcomer.role.checks().values()) == {""})
+    await cluster.settle()
+
+
+@ONE_BUCKET
+async def test_a_lost_answer_to_a_join_is_no_harm(autojump_clock, cluster: Cluster) -> None:
+    cluster.index.gate.lose_replies(mb.Join)
+    newcomer = new_bucket(cluster, await invited(cluster))
+    await newcomer.start()
+    await until_state(cluster, newcomer, "pending", None)
+    await newcomer.crash()
+    await approve(cluster, newcomer)
+    await until_state(cluster, newcomer, "approved", "active")
+
+
+async def test_used_foreign_guessed_and_old_tokens_are_refused_alike(
+    autojump_clock, cluster: Cluster
+) -> None:
+    token = await invited(cluster)
+    wrong = replace(token, secret=bytes(32))
+    unknown = replace(token, invite_id=bytes(8))
+    for bad in (wrong, unknown):
+        assert await refusal(cluster.stranger, cluster, bad) is TokenInvalidError
+    assert await refusal(cluster.stranger, cluster, token) is None
+    assert await refusal(cluster.bob, cluster, token) is TokenInvalidError  # used
+    assert await refusal(cluster.stranger, cluster, token) is None  # a lost answer
+    late = await invited(cluster)
+    cluster.clock.ahead_s = 901
+    assert await refusal(cluster.bob, cluster, late) is TokenInvalidError
+    withdrawn = await invited(cluster)
+    await cluster.operator.ask(mb.WithdrawInvite(withdrawn.invite_id), m.Ok)
+    assert await refusal(cluster.bob, cluster, withdrawn) is TokenInvalidError
+
+
+async def test_a_token_that_is_guessed_at_dies(autojump_clock, cluster: Cluster) -> None:
+    token = await invited(cluster)
+    for number in range(1, 6):
+        guess = replace(token, secret=bytes([number]) * 32)
+        assert await refusal(cluster.stranger, cluster, guess) is TokenInvalidError
+    assert await refusal(cluster.bob, cluster, token) is TokenInvalidError
+
+
+async def test_a_revoked_bucket_is_shut_out_at_once(autojump_clock, cluster: Cluster) -> None:
+    kept = await cluster.alice.upload(b"kept", cluster.general)
+    revoked = cluster.node(kept.bucket)
+    other = next(node for node in cluster.buckets if node is not revoked)
+    before = trio.current_time()
+    await revoke(cluster, revoked)
+    assert await state(cluster, revoked) == ("revoked", "revoked")
+    await cluster.until(lambda: revoked.role.checks()["index"] != "")
+    assert trio.current_time() - before < 2
+    assert await placed(cluster) == {other.name}
+    with pytest.raises(NoBucketError, match="revoked by an operator"):
+        await cluster.bob.ask(m.Allocate(blob_of(b"kept"), 4), m.Allocation)
+    with pytest.raises(NotAuthorizedError):
+        async with cluster.dial(cluster.index, revoked.key) as link:
+            await link.call(m.Feed(0, 0, 0))
+    # Coming back by itself, with a token, after a restart of either: no way.
+    token = await invited(cluster, auto_approve=True)
+    thief = Person("thief", cluster)
+    thief.key, thief.principal = revoked.key, revoked.key.principal
+    assert await refusal(thief, cluster, token) is NotAuthorizedError
+    await cluster.index.stop()
+    await cluster.index.start()
+    assert await state(cluster, revoked) == ("revoked", "revoked")
+    await approve(cluster, revoked)
+    await until_state(cluster, revoked, "approved", "active")
+    await cluster.settle()
+    await cluster.bob.ask(m.Allocate(blob_of(b"kept"), 4), m.Allocation)
+
+
+async def test_the_link_of_a_revoked_bucket_ends_though_it_keeps_quiet(
+    autojump_clock, cluster: Cluster
+) -> None:
+    quiet = cluster.buckets[0]
+    await quiet.kill()
+    async with cluster.dial(cluster.index, quiet.key) as link:
+        await link.call(mb.GetRoster(0, 0))
+        async with cluster.dial(cluster.index, cluster.buckets[1].key) as other:
+            await other.call(mb.GetRoster(0, 0))
+            await revoke(cluster, quiet)
+            with trio.fail_after(3):
+                await link.wait_closed()
+            await other.call(mb.GetRoster(0, 0))
+
+
+async def test_a_pending_bucket_that_is_revoked_is_forgotten(
+    autojump_clock, cluster: Cluster
+) -> None:
+    token = await invited(cluster)
+    newcomer = new_bucket(cluster, token)
+    await newcomer.start()
+    await until_state(cluster, newcomer, "pending", None)
+    await revoke(cluster, newcomer)
+    assert await state(cluster, newcomer) == (None, None)
+    with pytest.raises(NotFoundError):
+        await approve(cluster, newcomer)
+
+
+async def test_buckets_follow_the_roster(autojump_clock, cluster: Cluster) -> None:
+    first, second = cluster.buckets
+    await cluster.settle()
+    # Addresses are told with the next look; they change nothing of importance.
+    await trio.sleep(61)
+    epochs = {node.role.roster_epoch() for node in cluster.buckets}
+    assert epochs == {cluster.index.role.roster_epoch()}
+    await revoke(cluster, second)
+    await cluster.until(lambda: first.role.roster_epoch() > max(epochs))
+    remembered = MembershipFile(first.data_dir).load()
+    roster = open_roster(remembered.roster, cluster=CLUSTER, signers=[cluster.index.key.principal])
+    assert [each.principal for each in roster.buckets] == [first.key.principal]
+    assert roster.buckets[0].http == "http://bucket0.test:80"
+
+
+async def test_b59_an_older_roster_is_refused(autojump_clock, cluster: Cluster) -> None:
+    """As an index would tell that was set back to an older database."""
+    bucket = cluster.buckets[0]
+    await trio.sleep(61)
+    file = MembershipFile(bucket.data_dir)
+    remembered = file.load()
+    await bucket.stop()
+    newer = replace(remembered, epoch=remembered.epoch + 1_000_000)
+    file.save(newer)
+    await bucket.start()
+    await cluster.until(lambda: "older" in bucket.role.checks()["membership"])
+    assert bucket.role.roster_epoch() == newer.epoch
+    await cluster.settle()
+    assert file.load().epoch == newer.epoch
+    # The next change overtakes, once its number is over the one seen.
+    cluster.clock.ahead_s = 2_000_000
+    await revoke(cluster, cluster.buckets[1])
+    await cluster.until(lambda: bucket.role.roster_epoch() > newer.epoch)
+    assert bucket.role.checks()["membership"] == ""
