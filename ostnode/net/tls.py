@@ -37,8 +37,8 @@ SLICE_BYTES: Final = 16 * RECORD_BYTES
 _NOT_BEFORE: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _NOT_AFTER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """No well-defined expiration date (RFC 5280 section 4.1.2.5): keys end by the roster."""
-_FORGED: Final = ("BAD_SIGNATURE",)
-"""OpenSSL's reasons for a handshake that the key of the certificate did not sign."""
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL")
+"""OpenSSL's reasons when the other side speaks no TLS, or an older one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,24 @@ class TlsStream(SecureStream):
         try:
             await self._tls.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-            raise _handshake_failure(error) from error
+            raise self._failure(error) from error
         if self._identity is None:
             certificate = self._tls.getpeercert(binary_form=True)
             if certified(certificate) != expect and expect is not None:
                 raise UnauthenticatedError("this is not the peer that was dialled")
             self._binding = channel_binding(certificate)
         return self._binding
+
+    def _failure(self, error: Exception) -> LinkClosedError | UnauthenticatedError:
+        """Of a handshake: what a certificate's owner would not do tells a dialler who it is not."""
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLEOFError) or not isinstance(cause, ssl.SSLError):
+            return LinkClosedError("the peer closed the connection during the TLS handshake")
+        reason = cause.reason or "unreadable"
+        text = f"the TLS handshake failed: {reason.replace('_', ' ').lower()}"
+        if self._identity is not None or reason in _NO_TLS or "ALERT" in reason:
+            return LinkClosedError(text)
+        return UnauthenticatedError(text)
 
     @override
     async def receive_into(self, buffer: memoryview) -> int:
@@ -225,13 +236,3 @@ def _memory_file(content: bytes) -> Iterator[str]:
         file.write(content)
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}"
-
-
-def _handshake_failure(error: Exception) -> LinkClosedError | UnauthenticatedError:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLEOFError):
-        return LinkClosedError("the peer closed the connection during the TLS handshake")
-    reason = (cause.reason if isinstance(cause, ssl.SSLError) else "") or str(error)
-    if reason in _FORGED:
-        return UnauthenticatedError("the peer does not hold the key of its certificate")
-    return LinkClosedError(f"the TLS handshake failed: {reason.replace('_', ' ').lower()}")

@@ -184,7 +184,7 @@ async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
             return await stream.receive_into(buffer)
         data = await stream.receive_some(len(buffer))
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-        raise LinkClosedError(f"the connection broke: {error}") from error
+        raise LinkClosedError(f"the connection broke: {str(error) or error.__cause__}") from error
     buffer[: len(data)] = data
     return len(data)
 
@@ -202,7 +202,7 @@ async def send_pieces(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> None:
         else:
             await stream.send_all(b"".join(pieces))
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-        raise LinkClosedError(f"the connection broke: {error}") from error
+        raise LinkClosedError(f"the connection broke: {str(error) or error.__cause__}") from error
 
 
 async def _send_gathered(stream: trio.SocketStream, pieces: Sequence[Piece]) -> None:

@@ -222,6 +222,7 @@ async def served(
     network = network or MemoryNetwork()
     service = FakeService(answer)
     stopping = trio.Event()
+    rng = SeededRng(1)
 
     async def handler(stream: trio.abc.Stream) -> None:
         await serve_link(
@@ -230,7 +231,7 @@ async def served(
             verify=verify,
             services={Kind.BUCKET: service} if services is None else services,
             kinds_of=kinds_of,
-            rng=SeededRng(1),
+            rng=rng,
             limits=limits,
             stopping=stopping,
         )
