@@ -1,0 +1,133 @@
+"""Strict CBOR: encodings that are taken, with their values, and one of each way to be refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ostnode.codec import CBOR_BYTES_MAX, CBOR_DEPTH_MAX, CBOR_ITEMS_MAX
+
+
+def _hex(rows: dict[str, str]) -> dict[str, bytes]:
+    return {name: bytes.fromhex(text) for name, text in rows.items()}
+
+
+_ARRAY_2: Final = b"\x99"
+_HALF: Final = CBOR_ITEMS_MAX // 2
+_DEEP: Final = b"\x81" * CBOR_DEPTH_MAX
+_LONGEST: Final = CBOR_BYTES_MAX - 5
+
+VALID_CBOR: Final[dict[str, tuple[object, bytes]]] = {
+    "0": (0, b"\x00"),
+    "23": (23, b"\x17"),
+    "24": (24, b"\x18\x18"),
+    "255": (255, b"\x18\xff"),
+    "256": (256, b"\x19\x01\x00"),
+    "65535": (65535, b"\x19\xff\xff"),
+    "65536": (65536, b"\x1a\x00\x01\x00\x00"),
+    "2^32 - 1": ((1 << 32) - 1, b"\x1a\xff\xff\xff\xff"),
+    "2^32": (1 << 32, b"\x1b\x00\x00\x00\x01\x00\x00\x00\x00"),
+    "2^64 - 1": ((1 << 64) - 1, b"\x1b" + b"\xff" * 8),
+    "-1": (-1, b"\x20"),
+    "-24": (-24, b"\x37"),
+    "-25": (-25, b"\x38\x18"),
+    "-2^63": (-(1 << 63), b"\x3b\x7f" + b"\xff" * 7),
+    "false": (False, b"\xf4"),
+    "true": (True, b"\xf5"),
+    "null": (None, b"\xf6"),
+    "no bytes": (b"", b"\x40"),
+    "four bytes": (b"\x01\x02\x03\x04", b"\x44\x01\x02\x03\x04"),
+    "24 bytes": (b"x" * 24, b"\x58\x18" + b"x" * 24),
+    "no text": ("", b"\x60"),
+    "text of two-byte characters": ("ü", b"\x62\xc3\xbc"),
+    "text of four-byte characters": ("𐅑", b"\x64\xf0\x90\x85\x91"),
+    "text with a zero": ("\0", b"\x61\x00"),
+    "an empty array": ([], b"\x80"),
+    "arrays in an array": ([1, [2, 3], []], b"\x83\x01\x82\x02\x03\x80"),
+    "an empty map": ({}, b"\xa0"),
+    "a map with the empty key": ({"": 1}, b"\xa1\x60\x01"),
+    "keys in the order of their encodings": (
+        {"a": 1, "c": 2, "bb": 3},
+        b"\xa3\x61a\x01\x61c\x02\x62bb\x03",
+    ),
+    "16 levels": ([[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]], _DEEP + b"\x00"),
+    "4,096 items": ([0] * CBOR_ITEMS_MAX, b"\x99\x10\x00" + bytes(CBOR_ITEMS_MAX)),
+    "65,536 bytes": (b"x" * (CBOR_BYTES_MAX - 3), b"\x59\xff\xfd" + b"x" * (CBOR_BYTES_MAX - 3)),
+}
+
+INVALID_CBOR: Final[dict[str, bytes]] = {
+    **_hex({
+        "nothing": "",
+        "a head without its argument": "18",
+        "an argument cut short": "1903",
+        "bytes cut short": "44010203",
+        "text cut short": "6261",
+        "an array cut short": "8301",
+        "a map cut short behind a key": "a16161",
+        "a byte behind the value": "0000",
+        "an integer of 1 byte, not shortest": "1817",
+        "an integer of 2 bytes, not shortest": "1900ff",
+        "an integer of 4 bytes, not shortest": "1a0000ffff",
+        "an integer of 8 bytes, not shortest": "1b00000000ffffffff",
+        "a negative integer, not shortest": "3817",
+        "a length of bytes, not shortest": "580101",
+        "a length of text, not shortest": "780161",
+        "a count of items, not shortest": "980101",
+        "a count of entries, not shortest": "b801616101",
+        "an integer below -2^63": "3b8000000000000000",
+        "the lowest integer of CBOR": "3bffffffffffffffff",
+        "a half float": "f90000",
+        "a single float": "fa47c35000",
+        "a double float": "fb3ff199999999999a",
+        "a float that is not a number": "f97e00",
+        "undefined": "f7",
+        "simple value 0": "e0",
+        "simple value 19": "f3",
+        "simple value 255": "f8ff",
+        "true in two bytes": "f815",
+        "reserved head 28": "1c",
+        "reserved head 30": "1e",
+        "an integer of indefinite length": "1f",
+        "indefinite bytes": "5f4101ff",
+        "indefinite text": "7f6161ff",
+        "an indefinite array": "9f01ff",
+        "an indefinite map": "bf616101ff",
+        "a break": "ff",
+        "a date as text": "c06161",
+        "a date as a number": "c100",
+        "a bignum": "c249010000000000000000",
+        "a negative bignum": "c349010000000000000000",
+        "a fraction": "c4822003",
+        "tag 18": "d28440a04040",
+        "CBOR that says so": "d9d9f701",
+        "a value to be shared": "d81c8100",
+        "a reference to itself": "d81c81d81d00",
+        "a regular expression": "d8236161",
+        "a set": "d9010280",
+        "an integer as a key": "a10101",
+        "bytes as a key": "a1416101",
+        "null as a key": "a1f601",
+        "an array as a key": "a18001",
+        "keys out of order": "a2616201616101",
+        "a longer key first": "a262616101616201",
+        "a key twice": "a2616101616102",
+        "a key twice, inside": "81a2616101616102",
+        "text that is not UTF-8": "61ff",
+        "text with a character cut": "61c3",
+        "text with an overlong zero": "62c080",
+        "text with half a surrogate pair": "63eda080",
+        "text beyond Unicode": "64f4908080",
+        "a key that is not UTF-8": "a161ff01",
+        "an array of 4 GiB": "9affffffff",
+        "a map of 4 GiB": "baffffffff",
+        "bytes of 4 GiB": "5affffffff",
+        "text of 16 EiB": "7bffffffffffffffff",
+    }),
+    "17 levels": b"\x81" + _DEEP + b"\x00",
+    "17 levels of maps": b"\xa1\x61a" * (CBOR_DEPTH_MAX + 1) + b"\x00",
+    "65,536 levels": b"\x81" * CBOR_BYTES_MAX,
+    "4,097 items": b"\x99\x10\x01" + bytes(CBOR_ITEMS_MAX + 1),
+    "4,097 items in two arrays": b"\x82" + (_ARRAY_2 + _HALF.to_bytes(2, "big") + bytes(_HALF)) * 2,
+    "4,097 empty arrays": b"\x99\x10\x01" + b"\x80" * (CBOR_ITEMS_MAX + 1),
+    "65,537 bytes": b"\x59\xff\xfe" + b"x" * (CBOR_BYTES_MAX - 2),
+    "65,537 values": b"\x00" * (CBOR_BYTES_MAX + 1),
+}
