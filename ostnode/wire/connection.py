@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from ostnode.codec import Value, decode, encode, encoded_int
+from ostnode.codec import Value, decode, encode
 from ostnode.errors import (
     BusyError,
     InternalError,
@@ -325,15 +325,17 @@ def _result(spec: CallSpec, fields: Value, body: Buffer) -> Reply:
 def _frame(
     kind: FrameKind, head: Message, more: Mapping[str, bytes] | None = None, body: Buffer = b""
 ) -> Outgoing:
-    beside = {"t": encoded_int(kind), **(more or {})}
+    beside = {"t": _ENCODED_KINDS[kind], **(more or {})}
     return pack_frame(encode_message(head, beside), body), body
 
 
 def _frame_kind(value: object) -> FrameKind:
-    # A bool is an int to the enum: true would pass for HELLO.
-    if type(value) is int and value in _FRAME_KINDS:
-        return FrameKind(value)
-    raise InvalidArgumentError("a frame of no known kind")
+    # A bool is an int to a dict: true would pass for HELLO.
+    kind = _FRAME_KINDS.get(value) if type(value) is int else None
+    if kind is None:
+        raise InvalidArgumentError("a frame of no known kind")
+    return kind
 
 
-_FRAME_KINDS: Final = frozenset(FrameKind)
+_FRAME_KINDS: Final = {kind.value: kind for kind in FrameKind}
+_ENCODED_KINDS: Final = {kind: encode(kind.value) for kind in FrameKind}

@@ -7,8 +7,7 @@ reader offers the body's own buffer to be received into, so that a chunk is writ
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ostnode.codec import CBOR_BYTES_MAX
 from ostnode.errors import FrameTooLargeError, OstError
@@ -37,12 +36,11 @@ class RemoteProtocolError(Exception):
         self.refusal = refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One whole frame; the body's buffer belongs to whoever takes the frame."""
 
     header: bytes
-    body: bytearray
+    body: Buffer
 
 
 def pack_frame(header: bytes, body: Buffer = b"") -> bytes:
@@ -103,39 +101,46 @@ class FrameReader:
 
     def next_frame(self) -> Frame | None:
         """The next whole frame; raises RemoteProtocolError for one over the limits."""
-        if self._header is None and not self._begin_body():
-            return None
+        header = self._header
+        if header is None:
+            return self._begun()
         if self._body_filled < len(self._body):
             return None
-        assert self._header is not None
-        frame = Frame(self._header, self._body)
-        self._header, self._body, self._body_filled = None, bytearray(), 0
+        frame = Frame(header, self._body)
+        self._header, self._body = None, bytearray()
         return frame
 
-    def _begin_body(self) -> bool:
-        """Take prefix and header off the scratch buffer if they are there, and set up the body."""
-        unread = self._end - self._start
-        if unread < PREFIX.size:
-            return False
-        header_bytes, body_bytes = PREFIX.unpack_from(self._scratch, self._start)
-        self._check(header_bytes, body_bytes)
-        if unread < PREFIX.size + header_bytes:
-            return False
-        at = self._start + PREFIX.size
-        self._header = bytes(self._scratch[at : at + header_bytes])
-        at += header_bytes
-        # The buffer is made only now: a lying prefix alone costs no memory.
-        self._body = self._buffers.take(body_bytes)
-        self._body_filled = min(self._end - at, body_bytes)
-        self._body[: self._body_filled] = self._scratch[at : at + self._body_filled]
-        self._start = at + self._body_filled
-        return True
+    def _begun(self) -> Frame | None:
+        """Take prefix and header off the scratch buffer, if they are there.
 
-    def _check(self, header_bytes: int, body_bytes: int) -> None:
+        Returns the frame if its body is there as well, or sets the body up to be received.
+        """
+        start, unread = self._start, self._end - self._start
+        if unread < PREFIX.size:
+            return None
+        header_bytes, body_bytes = PREFIX.unpack_from(self._scratch, start)
+        if header_bytes > self.header_bytes_max or body_bytes > self.body_bytes_max:
+            raise self._refusal(header_bytes, body_bytes)
+        at = start + PREFIX.size + header_bytes
+        if at > self._end:
+            return None
+        header = bytes(self._scratch[start + PREFIX.size : at])
+        if not body_bytes:
+            self._start = at
+            return Frame(header, b"")
+        # The buffer is made only now: a lying prefix alone costs no memory.
+        body = self._buffers.take(body_bytes)
+        filled = min(self._end - at, body_bytes)
+        body[:filled] = self._scratch[at : at + filled]
+        self._start = at + filled
+        if filled == body_bytes:
+            return Frame(header, body)
+        self._header, self._body, self._body_filled = header, body, filled
+        return None
+
+    def _refusal(self, header_bytes: int, body_bytes: int) -> RemoteProtocolError:
         if header_bytes > self.header_bytes_max:
             over = f"a header of {header_bytes} bytes is over {self.header_bytes_max}"
-        elif body_bytes > self.body_bytes_max:
-            over = f"a body of {body_bytes} bytes is over {self.body_bytes_max}"
         else:
-            return
-        raise RemoteProtocolError(FrameTooLargeError(over))
+            over = f"a body of {body_bytes} bytes is over {self.body_bytes_max}"
+        return RemoteProtocolError(FrameTooLargeError(over))

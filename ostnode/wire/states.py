@@ -17,13 +17,13 @@ with a retryable code it leaves the state as it is, with any other it is the end
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from ostnode.wire.session import FrameKind, Side
 
 
-class State(Enum):
+class State(StrEnum):
     """Where a connection is; the same names on both sides."""
 
     START = "start"
@@ -34,7 +34,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Way(Enum):
+class Way(StrEnum):
     """Which way a frame goes, seen from one side."""
 
     SEND = "send"
