@@ -28,6 +28,7 @@ from ostnode.roles.index.database.repository import (
 )
 from ostnode.roles.index.database.sqlite import FILE_NAME, SqliteDatabase
 from ostnode.wire import events as e
+from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from tests.support.index_cluster import IndexCluster, an_index, blob
 
@@ -338,6 +339,29 @@ async def test_a_newer_schema_is_refused(tmp_path) -> None:
     with pytest.raises(DatabaseUnusableError, match="schema 99"):
         async with index.open():
             pass
+
+
+async def test_a_database_of_schema_1_is_taken_up(tmp_path) -> None:
+    """As the version before joining left it: without members, invites and roster."""
+    index = IndexCluster(Rules(), tmp_path, 2)
+    async with index.open():
+        await index.bucket.sync()
+        await index.change(("register", index.alice, 1000))
+        held = await index.allocate(index.alice, blob(1), 10)
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        for table in ("members", "invites", "roster"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("UPDATE meta SET schema_version = 1")
+    connection.close()
+    async with index.open():
+        assert (await index.allocate(index.alice, blob(1), 10)).grant_id == held.grant_id
+        await index.bucket.sync()
+        page = await index.ask(index.operator, mb.ListMembers())
+        assert [member.state for member in page.members] == ["approved", "approved"]
+        assert page.epoch == int(index.clock.now())
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        assert connection.execute("SELECT schema_version FROM meta").fetchone() == (2,)
+    connection.close()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path) -> None:

@@ -1,0 +1,115 @@
+"""`ostnode bucket invite, ls, approve, revoke`, against a scripted client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from ostnode.config import JoinToken
+from ostnode.ids import Principal, PrincipalKind
+from ostnode.wire import membership as mb
+from tests.support.cli import BUCKET, INDEX, Cli
+
+BUCKET_TEXT = BUCKET.principal.text(PrincipalKind.BUCKET)
+INVITE = bytes(range(8))
+OTHERS = [Principal(bytes([number]) * 32) for number in range(70)]
+
+
+@dataclass
+class Operated:
+    """Notes each call; has 70 members, told in two pages."""
+
+    peer: str = "index.test:7101"
+    calls: list[tuple] = field(default_factory=list)
+
+    async def invite_bucket(self, ttl_s: int, *, auto_approve: bool, label: str) -> mb.Invitation:
+        self.calls.append((ttl_s, auto_approve, label))
+        return mb.Invitation(INVITE, b"s" * 32, INDEX.principal, self.peer, 1_700_000_900)
+
+    async def list_members(self, after: Principal | None = None) -> mb.MemberPage:
+        self.calls.append(("list", after))
+        first = 0 if after is None else OTHERS.index(after) + 1
+        members = tuple(
+            mb.MemberInfo(each, "pending", each, "", "disk 7", configured=False, changed_at=0)
+            for each in OTHERS[first : first + mb.MEMBERS_TOLD_MAX]
+        )
+        invite = mb.InviteInfo(INVITE, 1_700_000_900, auto_approve=True, label="", failures=2)
+        return mb.MemberPage(17, members, () if after else (invite,))
+
+    async def approve_bucket(self, bucket: Principal) -> None:
+        self.calls.append(("approve", bucket))
+
+    async def revoke_bucket(self, bucket: Principal) -> None:
+        self.calls.append(("revoke", bucket))
+
+    async def withdraw_invite(self, invite_id: bytes) -> None:
+        self.calls.append(("withdraw", invite_id))
+
+
+@pytest.fixture
+def operated(cli: Cli) -> Operated:
+    cli.client = Operated()
+    return cli.client
+
+
+def test_an_invite_is_one_line_that_parses(cli: Cli, operated: Operated) -> None:
+    result = cli.as_caller("bucket", "invite", "--ttl", "5m", "--auto-approve", "--label", "new")
+    assert operated.calls == [(300, True, "new")]
+    assert result.out.count("\n") == 1
+    token = JoinToken.parse(result.out)
+    assert token == JoinToken(INDEX.principal, "index.test:7101", INVITE, b"s" * 32)
+
+
+def test_an_invite_lives_a_quarter_of_an_hour_unless_told(cli: Cli, operated: Operated) -> None:
+    told = cli.as_caller("bucket", "invite", "--json").json
+    assert operated.calls == [(900, False, "")]
+    assert told["expires_at"] == 1_700_000_900
+    assert told["auto_approve"] is False
+    assert JoinToken.parse(told["join"]).secret == b"s" * 32
+    assert told["invite"] in told["join"]
+
+
+def test_an_index_that_does_not_know_its_address_is_told_one(cli: Cli, operated: Operated) -> None:
+    operated.peer = ""
+    result = cli.as_caller("bucket", "invite")
+    assert result.code == 2
+    assert "--address" in result.err
+    assert "#" not in result.out + result.err
+    result = cli.as_caller("bucket", "invite", "--address", "10.0.0.1:7101")
+    assert JoinToken.parse(result.out).peer == "10.0.0.1:7101"
+
+
+def test_a_long_label_is_a_usage_error(cli: Cli, operated: Operated) -> None:
+    assert cli.as_caller("bucket", "invite", "--label", "x" * 33).code == 2
+    assert operated.calls == []
+
+
+def test_ls_shows_all_pages_and_the_invites(cli: Cli, operated: Operated) -> None:
+    result = cli.as_caller("bucket", "ls")
+    assert operated.calls == [("list", None), ("list", OTHERS[63])]
+    assert result.out.count("disk 7") == 70
+    assert "automatic" in result.out
+    assert cli.as_caller("bucket", "ls", "--json").json["members"][69]["principal"] == OTHERS[
+        69
+    ].text(PrincipalKind.BUCKET)
+
+
+def test_approve_and_revoke(cli: Cli, operated: Operated) -> None:
+    assert cli.as_caller("bucket", "approve", BUCKET_TEXT).code == 0
+    assert cli.as_caller("bucket", "revoke", BUCKET_TEXT).code == 0
+    result = cli.as_caller("bucket", "revoke", "AAECAwQFBgc", "--json")
+    assert result.json == {"withdrawn": "AAECAwQFBgc"}
+    bucket = BUCKET.principal
+    assert operated.calls == [("approve", bucket), ("revoke", bucket), ("withdraw", INVITE)]
+
+
+@pytest.mark.parametrize(
+    "text", ["bkt1nonsense", "AAECAwQFBg", "!", INDEX.principal.text(PrincipalKind.INDEX)]
+)
+def test_what_is_neither_bucket_nor_invite_is_a_usage_error(
+    cli: Cli, operated: Operated, text: str
+) -> None:
+    assert cli.as_caller("bucket", "revoke", text).code == 2
+    assert cli.as_caller("bucket", "approve", text).code == 2
+    assert operated.calls == []

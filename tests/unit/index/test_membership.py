@@ -1,0 +1,318 @@
+"""Who belongs to the cluster: the index's decisions, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+from ostnode.errors import BusyError, NotAuthorizedError, NotFoundError, TokenInvalidError
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import Principal
+from ostnode.roles.index import Rules
+from ostnode.roles.index.core import membership as core
+from ostnode.roles.index.core.rows import THE_INDEX, Invite, MemberState, RosterEpoch
+from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.database.repository import run_alone
+from ostnode.roles.index.database.sqlite import SqliteDatabase
+from ostnode.wire import membership as mb
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Caller, Kind
+from ostnode.wire.roster import Roster, open_roster
+from tests.support.index_cluster import IndexCluster, an_index
+
+NOW = 1_700_000_000
+SECRET = b"s" * 32
+NEWCOMER, OTHER = Principal(b"n" * 32), Principal(b"o" * 32)
+
+
+@pytest.fixture
+def database():
+    opened = SqliteDatabase(None)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def run(database):
+    """Run a decision in a transaction of its own."""
+    return lambda operation: run_alone(database, operation)
+
+
+def some_invite(number: int = 0, **changes: object) -> Invite:
+    invite_id = number.to_bytes(8, "big")
+    made = Invite(invite_id, core.secret_hash(SECRET), NOW + 900, auto_approve=False, label="")
+    return replace(made, **changes)
+
+
+def ask(number: int = 0, secret: bytes = SECRET) -> mb.Join:
+    return mb.Join(number.to_bytes(8, "big"), secret)
+
+
+def epoch(tables: Tables) -> int:
+    row = tables.roster.get(THE_INDEX)
+    return row.epoch if row else 0
+
+
+def invited(run, **changes: object) -> None:
+    run(lambda tables: core.take_up(tables, (), NOW))
+    run(lambda tables: core.invite(tables, some_invite(**changes), NOW))
+
+
+def join(run, who: Principal = NEWCOMER, now: int = NOW, **asked: object):
+    return run(lambda tables: core.join(tables, who, ask(**asked), now))
+
+
+def test_only_a_hash_of_the_secret_is_kept(run) -> None:
+    invited(run)
+    (row,) = run(lambda tables: tables.invites.where())
+    assert SECRET not in (row.secret_hash, row.invite_id)
+    assert core.secret_hash(SECRET) != core.secret_hash(b"t" * 32)
+
+
+def test_a_good_token_makes_a_pending_member_once(run) -> None:
+    invited(run, label="disk 7")
+    before = run(epoch)
+    change = join(run)
+    assert change.member.state is MemberState.PENDING
+    assert change.member.label == "disk 7"
+    assert run(epoch) > before
+    assert isinstance(join(run, OTHER), TokenInvalidError)
+    assert join(run) == change  # a lost answer
+    assert run(epoch) == before + 1
+
+
+def test_a_token_with_approval_makes_a_member(run) -> None:
+    invited(run, auto_approve=True)
+    assert join(run).member.state is MemberState.APPROVED
+
+
+def test_a_token_ends_with_its_time(run) -> None:
+    invited(run)
+    assert isinstance(join(run, now=NOW + 900), TokenInvalidError)
+    assert run(lambda tables: tables.invites.where()) == []
+
+
+def test_a_token_lives_to_its_last_second(run) -> None:
+    invited(run)
+    assert join(run, now=NOW + 899).member is not None
+
+
+def test_wrong_secrets_are_counted_and_kill_the_token(run) -> None:
+    invited(run)
+    for failures in range(1, core.FAILURES_MAX):
+        assert isinstance(join(run, secret=b"w" * 32), TokenInvalidError)
+        (row,) = run(lambda tables: tables.invites.where())
+        assert row.failures == failures
+    assert isinstance(join(run, secret=b"w" * 32), TokenInvalidError)
+    assert isinstance(join(run), TokenInvalidError)
+
+
+def test_refusals_do_not_tell_what_is_wrong(run) -> None:
+    invited(run)
+    told = {
+        str(join(run, secret=b"w" * 32)),
+        str(join(run, number=7)),
+        str(join(run, now=NOW + 901)),
+    }
+    assert len(told) == 1
+
+
+def test_open_tokens_are_bounded_and_those_over_make_room(run) -> None:
+    for number in range(mb.INVITES_MAX):
+        run(lambda tables, number=number: core.invite(tables, some_invite(number), NOW))
+    with pytest.raises(BusyError, match="withdraw some"):
+        run(lambda tables: core.invite(tables, some_invite(99), NOW))
+    run(lambda tables: core.withdraw(tables, some_invite(3).invite_id))
+    run(lambda tables: core.invite(tables, some_invite(99), NOW))
+    run(lambda tables: core.invite(tables, some_invite(100), NOW + 901))
+    assert len(run(lambda tables: tables.invites.where())) == 1
+
+
+def test_a_cluster_is_full_with_256_buckets_revoked_ones_aside(run) -> None:
+    named = [Principal(number.to_bytes(32, "big")) for number in range(mb.MEMBERS_MAX)]
+    run(lambda tables: core.take_up(tables, named, NOW))
+    run(lambda tables: core.invite(tables, some_invite(), NOW))
+    with pytest.raises(BusyError, match="256 buckets"):
+        join(run)
+    run(lambda tables: core.revoke(tables, named[0], NOW))
+    assert join(run).member is not None
+    with pytest.raises(BusyError, match="256 buckets"):
+        run(lambda tables: core.approve(tables, named[0], NOW))
+
+
+def test_a_revoked_bucket_comes_back_by_approval_alone(run) -> None:
+    invited(run, auto_approve=True)
+    join(run)
+    run(lambda tables: core.revoke(tables, NEWCOMER, NOW))
+    run(lambda tables: core.invite(tables, some_invite(), NOW))
+    with pytest.raises(NotAuthorizedError, match="was revoked"):
+        join(run)
+    # Not by the config either.
+    run(lambda tables: core.take_up(tables, [NEWCOMER], NOW))
+    assert run(lambda tables: tables.members.get(NEWCOMER)).state is MemberState.REVOKED
+    assert run(lambda tables: core.approve(tables, NEWCOMER, NOW)).member.state == "approved"
+
+
+def test_repeated_changes_change_nothing(run) -> None:
+    invited(run)
+    join(run)
+    for decide in (core.approve, core.revoke):
+        first = run(lambda tables, decide=decide: decide(tables, NEWCOMER, NOW))
+        before = run(epoch)
+        assert run(lambda tables, decide=decide: decide(tables, NEWCOMER, NOW + 5)) == first
+        assert run(epoch) == before
+
+
+@pytest.mark.parametrize("decide", [core.approve, core.revoke])
+def test_an_unknown_bucket_is_refused(run, decide) -> None:
+    with pytest.raises(NotFoundError):
+        run(lambda tables: decide(tables, NEWCOMER, NOW))
+
+
+def test_a_pending_bucket_that_is_revoked_is_forgotten(run) -> None:
+    invited(run)
+    join(run)
+    change = run(lambda tables: core.revoke(tables, NEWCOMER, NOW))
+    assert change == core.Change(NEWCOMER, None)
+    assert run(lambda tables: tables.members.where()) == []
+
+
+def test_the_config_names_members_and_takes_its_word_back(run) -> None:
+    states = lambda tables: {  # noqa: E731
+        each.principal: (each.state, each.configured) for each in tables.members.where()
+    }
+    run(lambda tables: core.take_up(tables, [NEWCOMER, OTHER], NOW))
+    assert run(states) == dict.fromkeys([NEWCOMER, OTHER], (MemberState.APPROVED, True))
+    before = run(epoch)
+    run(lambda tables: core.take_up(tables, [NEWCOMER, OTHER], NOW + 1))
+    assert run(epoch) == before
+    run(lambda tables: core.take_up(tables, [OTHER], NOW + 1))
+    assert run(states)[NEWCOMER] == (MemberState.PENDING, False)
+    assert run(epoch) > before
+
+
+def test_b59_epochs_overtake_what_a_lost_database_said(run) -> None:
+    run(lambda tables: core.raise_epoch(tables, NOW))
+    assert run(lambda tables: core.raise_epoch(tables, NOW)) == NOW + 1
+    assert run(lambda tables: core.raise_epoch(tables, NOW - 100)) == NOW + 2
+    assert run(lambda tables: core.raise_epoch(tables, NOW + 1000)) == NOW + 1000
+    assert run(lambda tables: tables.roster.get(THE_INDEX)) == RosterEpoch(
+        THE_INDEX, NOW + 1000, NOW + 1000
+    )
+
+
+# --- the calls ----------------------------------------------------------------------------------
+
+
+async def roster_of(cluster: IndexCluster, epoch: int = 0, wait_ms: int = 0) -> Roster:
+    told = await cluster.ask(cluster.bucket.caller, mb.GetRoster(epoch, wait_ms))
+    assert isinstance(told, mb.SignedRoster)
+    return open_roster(
+        told.roster,
+        cluster=cluster.options.cluster_id,
+        signers=[cluster.index_key.principal],
+    )
+
+
+async def test_the_roster_names_the_buckets_and_is_told_with_news(autojump_clock) -> None:
+    async with an_index(buckets=2) as cluster:
+        first = await roster_of(cluster)
+        assert {each.principal for each in first.buckets} == {
+            bucket.key.principal for bucket in cluster.buckets
+        }
+        assert {each.http for each in first.buckets} == {"http://bucket.test"}
+        later = trio.current_time()
+        assert await roster_of(cluster, first.epoch, wait_ms=5000) == first
+        assert trio.current_time() - later == pytest.approx(5)
+        told: list[Roster] = []
+
+        async def wait() -> None:
+            told.append(await roster_of(cluster, first.epoch, wait_ms=60_000))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await cluster.ask(cluster.operator, mb.RevokeBucket(cluster.buckets[1].key.principal))
+        assert told[0].epoch > first.epoch
+        assert [each.principal for each in told[0].buckets] == [cluster.bucket.key.principal]
+
+
+async def test_a_long_poll_of_a_bucket_ends_when_it_is_revoked(autojump_clock) -> None:
+    async with an_index() as cluster, trio.open_nursery() as nursery:
+
+        async def poll(request: m.Feed | mb.GetRoster) -> None:
+            with pytest.raises(NotAuthorizedError):
+                await cluster.ask(cluster.bucket.caller, request)
+
+        await cluster.bucket.feed()
+        roster = await roster_of(cluster)
+        before = trio.current_time()
+        nursery.start_soon(poll, m.Feed(*cluster.bucket.cursor, 60_000))
+        nursery.start_soon(poll, mb.GetRoster(roster.epoch, 60_000))
+        await trio.testing.wait_all_tasks_blocked()
+        await cluster.ask(cluster.operator, mb.RevokeBucket(cluster.bucket.key.principal))
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() == before
+
+
+async def test_a_batch_that_waited_while_its_bucket_was_revoked_changes_nothing() -> None:
+    async with an_index() as cluster:
+        request = m.SyncBucket(
+            cluster.bucket.incarnation, 1, (), m.Space(1, 1, 0), "http://bucket.test"
+        )
+        refused: list[bool] = []
+
+        async def sync() -> None:
+            with pytest.raises(NotAuthorizedError):
+                await cluster.ask(cluster.bucket.caller, request)
+            refused.append(True)
+
+        async with trio.open_nursery() as nursery:
+            # Both pass the check at the door; the transactions come in this order.
+            nursery.start_soon(
+                cluster.ask, cluster.operator, mb.RevokeBucket(cluster.bucket.key.principal)
+            )
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(sync)
+        assert refused == [True]
+        assert [each.state for each in (await cluster.status()).buckets] == ["revoked"]
+
+
+async def test_what_a_key_is_follows_the_membership() -> None:
+    async with an_index() as cluster:
+        kinds = cluster.service.membership.kinds
+        newcomer = Caller(KeyPair.generate(cluster.rng).principal)
+        assert kinds(newcomer.proven) == frozenset()
+        made = await cluster.ask(cluster.operator, mb.InviteBucket(60))
+        await cluster.ask(newcomer, mb.Join(made.invite_id, made.secret))
+        assert kinds(newcomer.proven) == {Kind.CANDIDATE}
+        await cluster.ask(cluster.operator, mb.ApproveBucket(newcomer.proven))
+        assert kinds(newcomer.proven) == {Kind.BUCKET}
+        await cluster.ask(cluster.operator, mb.RevokeBucket(newcomer.proven))
+        assert kinds(newcomer.proven) == frozenset()
+        assert kinds(cluster.bucket.key.principal) == {Kind.BUCKET}
+
+
+async def test_members_are_told_by_pages() -> None:
+    cluster = IndexCluster(Rules(), None, 70)
+    async with cluster.open():
+        first = await cluster.ask(cluster.operator, mb.ListMembers())
+        rest = await cluster.ask(cluster.operator, mb.ListMembers(first.members[-1].principal))
+        assert (len(first.members), len(rest.members)) == (64, 6)
+        told = [each.principal for each in (*first.members, *rest.members)]
+        assert told == sorted(bucket.key.principal for bucket in cluster.buckets)
+
+
+async def test_a_restart_keeps_everything(tmp_path) -> None:
+    cluster = IndexCluster(Rules(), tmp_path, 2)
+    async with cluster.open():
+        await cluster.ask(cluster.operator, mb.InviteBucket(60, label="later"))
+        await cluster.ask(cluster.operator, mb.RevokeBucket(cluster.buckets[1].key.principal))
+        before = await cluster.ask(cluster.operator, mb.ListMembers())
+    async with cluster.open() as service:
+        assert await cluster.ask(cluster.operator, mb.ListMembers()) == before
+        assert service.membership.epoch == before.epoch
+        assert service.membership.kinds(cluster.buckets[1].key.principal) == frozenset()
