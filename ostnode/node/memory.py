@@ -45,14 +45,13 @@ class MembershipFile:
     def load(self) -> Remembered | None:
         """What is remembered; None before the first time. Raises StartError."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with self.path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                content = file.read(_FILE_BYTES_MAX + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StartError(f"{self.path}: {error.strerror}", "check who owns it") from error
-        with os.fdopen(descriptor, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            content = file.read(_FILE_BYTES_MAX + 1)
         if mode & _OTHERS:
             raise StartError(f"{self.path}: others may use it", f"chmod 600 {self.path}")
         try:

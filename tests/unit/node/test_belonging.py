@@ -1,0 +1,229 @@
+"""What a bucket remembers of its cluster, and which index is its own."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ostnode.config import BucketConfig, JoinToken
+from ostnode.env import InlineWorker
+from ostnode.errors import InternalError, NotAuthorizedError, TokenInvalidError
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import ClusterId, Principal
+from ostnode.node.belonging import Belonging, IndexPlace, find_index
+from ostnode.node.errors import StartError
+from ostnode.node.memory import MembershipFile, Remembered
+from ostnode.wire import membership as mb
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Reply
+from ostnode.wire.fields import Message, Request
+from ostnode.wire.roster import Roster, RosterBucket, RosterKey, sign_roster
+
+INDEX, OTHER = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1]) * 32)
+BUCKET = Principal(b"b" * 32)
+CLUSTER = ClusterId(b"cluster-cluster-")
+TOKEN = JoinToken(INDEX.principal, "index.test:7101", b"invite-8", b"s" * 32)
+KNOWN = Remembered(CLUSTER, INDEX.principal, "index.test:7101")
+
+
+def table(**keys: object) -> BucketConfig:
+    return BucketConfig.model_construct(**{"index": None, "index_peer": "", "join": None, **keys})
+
+
+def found(remembered: Remembered | None, **keys: object) -> IndexPlace:
+    return find_index("bucket[0]", table(**keys), CLUSTER, remembered)
+
+
+# --- which index --------------------------------------------------------------------------------
+
+
+def test_the_index_is_that_of_config_token_or_memory() -> None:
+    configured = found(None, index=INDEX.principal, index_peer="there:1")
+    assert configured == IndexPlace(INDEX.principal, "there:1", None)
+    assert found(None, join=TOKEN) == IndexPlace(INDEX.principal, "index.test:7101", TOKEN)
+    assert found(KNOWN) == IndexPlace(INDEX.principal, "index.test:7101", None)
+
+
+def test_config_and_token_say_where_a_remembered_index_is_now() -> None:
+    assert found(KNOWN, index=INDEX.principal, index_peer="there:1").peer == "there:1"
+    assert found(KNOWN, join=replace(TOKEN, peer="moved:1")).peer == "moved:1"
+
+
+@pytest.mark.parametrize(
+    ("remembered", "keys", "problem"),
+    [
+        (None, {}, "joined no index yet"),
+        (KNOWN, {"index": OTHER.principal, "index_peer": "there:1"}, "another index"),
+        (KNOWN, {"join": replace(TOKEN, index=OTHER.principal)}, "another index"),
+        (replace(KNOWN, cluster_id=ClusterId(bytes(16))), {}, "another cluster"),
+    ],
+)
+def test_no_index_or_another_one_is_told(remembered, keys, problem: str) -> None:
+    with pytest.raises(StartError, match=problem) as refused:
+        found(remembered, **keys)
+    assert "bucket[0]" in refused.value.hint
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    file = MembershipFile(tmp_path)
+    assert file.load() is None
+    for known in (KNOWN, replace(KNOWN, epoch=7, roster=b"r" * mb.ROSTER_BYTES_MAX)):
+        file.save(known)
+        assert file.load() == known
+        assert file.path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["membership"]
+
+
+def test_a_file_others_may_use_is_refused(tmp_path: Path) -> None:
+    file = MembershipFile(tmp_path)
+    file.save(KNOWN)
+    file.path.chmod(0o640)
+    with pytest.raises(StartError, match="others may use it") as refused:
+        file.load()
+    assert "chmod 600" in refused.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"\xa0", b"\xff" * 100, bytes(1 << 17)])
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = MembershipFile(tmp_path)
+    file.save(KNOWN)
+    file.path.write_bytes(content)
+    with pytest.raises(StartError, match="damaged"):
+        file.load()
+
+
+def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "membership").mkdir()
+    with pytest.raises(StartError):
+        MembershipFile(tmp_path).load()
+
+
+def test_a_draft_that_a_crash_left_is_no_harm(tmp_path: Path) -> None:
+    file = MembershipFile(tmp_path)
+    file.save(KNOWN)
+    (tmp_path / "membership.new").write_bytes(b"half")
+    assert file.load() == KNOWN
+    file.save(replace(KNOWN, epoch=3))
+    assert file.load().epoch == 3
+
+
+# --- talking with the index ---------------------------------------------------------------------
+
+
+class Script:
+    """A link whose calls are answered from a list."""
+
+    def __init__(self, *answers: Message | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[Request] = []
+
+    async def call(self, request: Request) -> Reply:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return Reply(answer)
+
+
+def told(epoch: int, state: str = "approved", key: KeyPair = INDEX) -> mb.SignedRoster:
+    bucket = RosterBucket(BUCKET, (BUCKET,), state)
+    roster = Roster(CLUSTER, epoch, 0, (RosterKey(INDEX.principal),), (bucket,))
+    return mb.SignedRoster(sign_roster(key, roster))
+
+
+@pytest.fixture
+def belonging(tmp_path: Path) -> Callable[..., Belonging]:
+    def make(remembered: Remembered | None = None, token: JoinToken | None = None) -> Belonging:
+        place = IndexPlace(INDEX.principal, "index.test:7101", token)
+        file = MembershipFile(tmp_path)
+        return Belonging(place, BUCKET, CLUSTER, remembered, file, InlineWorker())
+
+    return make
+
+
+async def test_a_known_bucket_shows_no_token(belonging, tmp_path: Path) -> None:
+    link, here = Script(told(5)), belonging(token=TOKEN)
+    await here.enter(link)
+    assert link.asked == [mb.GetRoster(0, 0)]
+    assert here.epoch == 5
+    assert MembershipFile(tmp_path).load() == replace(KNOWN, epoch=5, roster=told(5).roster)
+
+
+async def test_an_unknown_one_joins_and_waits_for_approval(belonging) -> None:
+    link = Script(
+        NotAuthorizedError(), mb.Standing("pending"), told(5, "pending"), told(6, "approved")
+    )
+    here = belonging(token=TOKEN)
+    await here.enter(link)
+    assert link.asked == [
+        mb.GetRoster(0, 0),
+        mb.Join(TOKEN.invite_id, TOKEN.secret),
+        mb.GetRoster(0, 0),
+        mb.GetRoster(5, mb.ROSTER_WAIT_MS_MAX),
+    ]
+    assert here.checks() == {"membership": ""}
+
+
+async def test_an_unknown_one_without_a_token_is_refused(belonging) -> None:
+    with pytest.raises(NotAuthorizedError):
+        await belonging().enter(Script(NotAuthorizedError()))
+
+
+async def test_a_refused_token_is_told(belonging, tmp_path: Path) -> None:
+    here = belonging(token=TOKEN)
+    with pytest.raises(TokenInvalidError):
+        await here.enter(Script(NotAuthorizedError(), TokenInvalidError("used")))
+    assert "used" in here.checks()["membership"]
+    assert MembershipFile(tmp_path).load() is None
+
+
+async def test_a_roster_of_another_signer_is_refused(belonging, tmp_path: Path) -> None:
+    with pytest.raises(TokenInvalidError):
+        await belonging().enter(Script(told(5, key=OTHER)))
+    assert MembershipFile(tmp_path).load() is None
+
+
+async def test_b59_an_older_roster_is_refused_and_the_newer_kept(belonging, tmp_path) -> None:
+    newest = replace(KNOWN, epoch=9, roster=told(9).roster)
+    MembershipFile(tmp_path).save(newest)
+    here = belonging(newest)
+    link = Script(told(8, "pending"), told(10))
+    await here.enter(link)
+    assert here.epoch == 9
+    assert "older" in here.checks()["membership"]
+    assert MembershipFile(tmp_path).load() == newest
+    with pytest.raises(IndexError):
+        await here.follow(link)
+    # What follows the one told: a question for any other would be answered at once, for ever.
+    assert link.asked[1] == mb.GetRoster(8, mb.ROSTER_WAIT_MS_MAX)
+    assert here.epoch == 10
+    assert here.checks() == {"membership": ""}
+
+
+async def test_a_full_disk_does_not_stop_the_work(belonging, monkeypatch) -> None:
+    here = belonging()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(here._file, "save", full)
+    await here.enter(Script(told(5)))
+    assert here.epoch == 5
+    assert "No space" in here.checks()["membership"]
+    monkeypatch.undo()
+    link = Script(told(5))
+    await here.enter(link)
+    assert here._file.load().epoch == 5
+    assert here.checks() == {"membership": ""}
+
+
+async def test_an_answer_of_another_kind_is_refused(belonging) -> None:
+    with pytest.raises(InternalError):
+        await belonging().enter(Script(m.Ok()))
