@@ -1,0 +1,245 @@
+"""The in-process target: a world per case, virtual time, and everything inside to look at."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import trio
+from trio._core import _run as trio_run
+from trio.testing import MockClock
+from typing_extensions import override
+
+from ostnode.errors import OstError
+from ostnode.fuzz.cases import PAUSE_S_MAX, Case
+from ostnode.fuzz.cast import STRANGERS, Cast
+from ostnode.fuzz.playing import Dialled, Finding, Played, Player, Target
+from ostnode.fuzz.watching import (
+    StuckError,
+    blocks_above,
+    failure_name,
+    failure_text,
+    time_limited,
+    watched_log,
+)
+from ostnode.fuzz.world import SeededRng, World, blob_id_of, open_world
+from ostnode.identity.keys import verify
+from ostnode.net.link import open_link
+from ostnode.net.memory import memory_stream_pair
+from ostnode.net.serve import serve_link
+from ostnode.net.transport import LinkClosedError, Network
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Kind
+
+T = TypeVar("T")
+
+HONEST_S: Final = 5.0
+BLOCKS_PER_LINK: Final = 6_000
+BLOCKS_PER_REQUEST: Final = 600
+BLOCKS_PER_BYTE: Final = 2
+"""What a node may hold: little for a link, a task for each request in flight, and its message."""
+TASKS_PER_LINK: Final = 16
+CPU_CASE_S: Final = 0.15
+CPU_FRAME_S: Final = 0.004
+CPU_BYTE_S: Final = 2e-6
+CPU_CONFIRMATIONS: Final = 2
+"""A case that seems slow is played again: the least of the times counts."""
+
+
+class InProcess(Target):
+    """One world, behind `serve_link` on memory streams."""
+
+    slack_s = 3.0
+    patience_s = 700.0
+    pause_s_max = PAUSE_S_MAX
+    case_s_max = 2_000.0
+
+    def __init__(self, world: World, nursery: trio.Nursery) -> None:
+        self._world, self._nursery = world, nursery
+        self._rng = SeededRng("links")
+        self._links = 0
+        self._blocks = sys.getallocatedblocks()
+        self._tasks = trio.lowlevel.current_statistics().tasks_living
+        self._dialled: set[str] = set()
+        self.findings: list[Finding] = []
+
+    @override
+    async def dial(self, to: str) -> Dialled:
+        to = to if to in self._world.services else "index"
+        ours, theirs = memory_stream_pair()
+        self._links += 1
+        self._dialled.add(to)
+        self._nursery.start_soon(self._serve, to, theirs)
+        return Dialled(ours)
+
+    @override
+    def role(self, to: str) -> Kind:
+        return Kind.BUCKET if to == "bucket" else Kind.INDEX
+
+    async def _serve(self, to: str, stream: trio.abc.Stream) -> None:
+        kind, service = self._world.services[to]
+        cast = self._world.cast
+        try:
+            await serve_link(
+                stream,
+                signer=cast.key(to),
+                verify=verify,
+                services={kind: service},
+                kinds_of=cast.kinds,
+                rng=self._rng,
+            )
+        except Exception as error:  # noqa: BLE001  whatever comes out is a finding
+            what = f"a connection's handler failed: {failure_name(error)}"
+            self.findings.append(Finding(what, failure_text(error)))
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    @override
+    def watch(self, played: Played) -> None:
+        waiting = [
+            asked
+            for judge in played.judges
+            for asked in judge.asked.values()
+            if asked.answered_at < 0
+        ]
+        held = sum(asked.header_bytes for asked in waiting)
+        limit = self._blocks + BLOCKS_PER_LINK * max(1, self._links)
+        limit += BLOCKS_PER_REQUEST * len(waiting) + BLOCKS_PER_BYTE * held
+        over = blocks_above(limit)
+        if over:
+            detail = f"{over - self._blocks} blocks for {self._links} links"
+            played.findings.append(Finding("the node's memory grows without bound", detail))
+            self._blocks = over
+        tasks = trio.lowlevel.current_statistics().tasks_living - self._tasks
+        if tasks > TASKS_PER_LINK * (self._links + 1) + 2 * len(waiting):
+            played.found(["the node's tasks grow without bound"])
+
+    @override
+    async def probe(self, played: Played) -> None:
+        for to in sorted(self._dialled or {"index"}):
+            try:
+                with trio.fail_after(HONEST_S):
+                    await self._ask_honestly(to)
+            except (LinkClosedError, OstError, trio.TooSlowError) as error:
+                played.findings.append(Finding("an honest client is not answered", str(error)))
+
+    async def _ask_honestly(self, to: str) -> None:
+        """A new link and one call on it, by the product's own client."""
+        world = self._world
+        async with open_link(
+            _Ways(self),
+            to,
+            signer=world.cast.key("bob"),
+            verify=verify,
+            expect=world.cast.principal(to),
+            rng=self._rng,
+        ) as link:
+            if to == "index":
+                await link.call(m.GetUser())
+                return
+            key = world.cast.principal("bob")
+            try:
+                await link.call(m.BlobInfoRequest(key, blob_id_of(b"nothing")))
+            except OstError as refusal:
+                if refusal.code != "not_found":
+                    raise
+
+    def links_left(self) -> int:
+        """Tasks that are left of connections."""
+        return trio.lowlevel.current_statistics().tasks_living - self._tasks
+
+
+class _Ways(Network):
+    """A way for honest clients."""
+
+    def __init__(self, target: InProcess) -> None:
+        self._target = target
+
+    @override
+    async def connect(self, address: str) -> trio.abc.Stream:
+        return (await self._target.dial(address)).stream
+
+    @override
+    async def serve(self, address: str, handler: object, **started: object) -> None:
+        raise LinkClosedError("nobody listens here")
+
+
+def play_in_process(case: Case, cast: Cast | None = None) -> Played:
+    """Play a case in a new world; what seems slow is played again before it is believed."""
+    cast = cast or Cast()
+    played, cpu_s = _timed(case, cast)
+    budget_s = CPU_CASE_S + CPU_BYTE_S * case.sent_bytes
+    budget_s += CPU_FRAME_S * sum(judge.frames for judge in played.judges)
+    if cpu_s > budget_s and not played.findings:
+        cpu_s = min(cpu_s, *(_timed(case, cast)[1] for _ in range(CPU_CONFIRMATIONS)))
+        if cpu_s > budget_s:
+            detail = f"{cpu_s:.2f} s of processor time for {case.sent_bytes} bytes"
+            played.findings.append(Finding("the node works too long for what it was sent", detail))
+    return played
+
+
+def _timed(case: Case, cast: Cast) -> tuple[Played, float]:
+    played = Played()
+    with watched_log() as logged, time_limited():
+        try:
+            cpu_s = run_virtually(lambda: _play(case, cast, played))
+        except StuckError:
+            played.findings.append(Finding("the node is stuck"))
+            return played, 0.0
+        except Exception as error:  # noqa: BLE001  a node that failed as a whole
+            what = f"the node failed: {failure_name(error)}"
+            played.findings.append(Finding(what, failure_text(error)))
+            return played, 0.0
+    for said, where in logged.failures:
+        played.findings.append(Finding(f"logged: {said}: {where.partition(':')[0]}", where))
+    return played, cpu_s
+
+
+async def _play(case: Case, cast: Cast, played: Played) -> float:
+    async with open_world(cast) as world, trio.open_nursery() as nursery:
+        before = world.digest()
+        target = InProcess(world, nursery)
+        started = time.process_time()
+        await Player(target, cast).play(case, played)
+        cpu_s = time.process_time() - started
+        played.findings += target.findings
+        if target.links_left() > 0:
+            with trio.move_on_after(target.slack_s):
+                while target.links_left() > 0:  # noqa: ASYNC110  tasks tell nobody that they end
+                    await trio.sleep(0.1)
+        if target.links_left() > 0:
+            played.found(["a connection's tasks are left behind"])
+        await _check_state(world, before, played)
+        nursery.cancel_scope.cancel()
+    return cpu_s
+
+
+async def _check_state(world: World, before: str, played: Played) -> None:
+    """What must hold of the accounts, and of what was refused."""
+    asked = [each for judge in played.judges for each in judge.asked.values()]
+    players = {world.cast.name_of(judge.principal) for judge in played.judges if judge.asked}
+    if before != world.digest():
+        if players <= STRANGERS:
+            played.found(["a stranger changed something"])
+        elif all(each.changed_nothing for each in asked):
+            played.found(["a refused request changed something"])
+    if not any(world.cast.kinds(judge.principal) for judge in played.judges if judge.asked):
+        await world.sync()
+        played.found(world.broken_accounts())
+
+
+def run_virtually(main: Callable[[], Awaitable[T]]) -> T:
+    """Run under a virtual clock that jumps, tasks scheduled in the same order every time."""
+    # Trio has no public switch for that; hypothesis's plugin sets the same two names.
+    allowed = trio_run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001
+    state = trio_run._r.getstate()  # noqa: SLF001
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # noqa: SLF001
+    trio_run._r = random.Random(0)  # noqa: S311, SLF001
+    try:
+        return trio.run(main, clock=MockClock(autojump_threshold=0))
+    finally:
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # type: ignore[misc]  # noqa: SLF001
+        trio_run._r.setstate(state)  # noqa: SLF001
