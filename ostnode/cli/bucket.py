@@ -99,7 +99,7 @@ def scrub(target: BucketTarget, output: Output, *, start: bool, forget: bool, sh
     if start:
 
         async def call(client: Client) -> None:
-            await client.start_scrub(target.bucket, forget=forget)
+            await (client.forget_findings if forget else client.start_scrub)(target.bucket)
 
         target.run(call)
         output.result({"started": True})

@@ -102,6 +102,7 @@ class Client:
     compact_bucket = _waiting(trio_client.Client.compact_bucket)
     pause_maintenance = _waiting(trio_client.Client.pause_maintenance)
     start_scrub = _waiting(trio_client.Client.start_scrub)
+    forget_findings = _waiting(trio_client.Client.forget_findings)
 
     allowance = _waiting(trio_client.Client.allowance)
     user = _waiting(trio_client.Client.user)

@@ -245,6 +245,10 @@ class Client(IndexCalls):
         """Let a bucket read all it has again, from now on (operator only)."""
         await self._node(bucket).call(upkeep.StartScrub(), m.Ok)
 
+    async def forget_findings(self, bucket: m.BucketAddress) -> None:
+        """Strike out damage that makes no blob unreadable, and scrub again (operator only)."""
+        await self._node(bucket).call(upkeep.ForgetFindings(), m.Ok)
+
     async def _holder(
         self,
         accessor: Principal,

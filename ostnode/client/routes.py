@@ -178,6 +178,10 @@ def _start_scrub(name: str, _request: upkeep.StartScrub) -> HttpCall:
     return HttpCall(name, "POST", "/v1/maintenance/scrub")
 
 
+def _forget_findings(name: str, _request: upkeep.ForgetFindings) -> HttpCall:
+    return HttpCall(name, "DELETE", "/v1/maintenance/findings")
+
+
 def _list_members(name: str, request: mb.ListMembers) -> HttpCall:
     query = {} if request.after is None else {"after": _bucket(request.after)}
     return HttpCall(name, "GET", "/v1/members", query)
@@ -220,6 +224,7 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     upkeep.CompactBucket: _compact_bucket,
     upkeep.PauseMaintenance: _pause_maintenance,
     upkeep.StartScrub: _start_scrub,
+    upkeep.ForgetFindings: _forget_findings,
     mb.ListMembers: _list_members,
     mb.ApproveBucket: _approve_bucket,
     mb.RevokeBucket: _revoke_bucket,

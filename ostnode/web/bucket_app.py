@@ -51,6 +51,7 @@ BUCKET_ROUTES: Final = (
     Route("POST", "/v1/maintenance/compaction", upkeep.CompactBucket, body=True),
     Route("POST", "/v1/maintenance/pause", upkeep.PauseMaintenance, body=True),
     Route("POST", "/v1/maintenance/scrub", upkeep.StartScrub),
+    Route("DELETE", "/v1/maintenance/findings", upkeep.ForgetFindings),
 )
 
 

@@ -151,6 +151,7 @@ CALLS: Final = (
     CallSpec(28, "withdraw_invite", Kind.INDEX, _OPERATOR, mb.WithdrawInvite, m.Ok, feature=ROSTER),
     CallSpec(29, "join", Kind.INDEX, _USER, mb.Join, mb.Standing, feature=ROSTER),
     CallSpec(30, "roster", Kind.INDEX, _JOINED, mb.GetRoster, mb.SignedRoster, feature=ROSTER),
+    CallSpec(31, "forget_findings", Kind.BUCKET, _OPERATOR, upkeep.ForgetFindings, m.Ok),
 )
 
 

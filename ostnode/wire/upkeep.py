@@ -145,3 +145,11 @@ class PauseMaintenance(Request):
 @dataclass(frozen=True, slots=True)
 class StartScrub(Request):
     """Begin a new scrub cycle at once, as fast as the configuration lets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFindings(Request):
+    """Strike out all damage that makes no blob unreadable, then begin a scrub cycle.
+
+    It finds what is still there.
+    """

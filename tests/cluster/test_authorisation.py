@@ -56,6 +56,7 @@ ALLOWED = {
     "withdraw_invite": {"operator"},
     "join": EVERYBODY,
     "roster": {"bucket"},
+    "forget_findings": {"operator"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be
 the caller's, or a token for it shown."""
@@ -97,6 +98,7 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "withdraw_invite": mb.WithdrawInvite(bytes(8)),
         "join": mb.Join(bytes(8), bytes(32)),
         "roster": mb.GetRoster(0, 0),
+        "forget_findings": upkeep.ForgetFindings(),
     }
 
 

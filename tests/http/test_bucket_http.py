@@ -26,7 +26,10 @@ from ostnode.identity.grants import Grant, mint_grant
 from ostnode.ids import BlobId, GrantId, PrincipalKind, Uid
 from ostnode.web.bucket_app import make_bucket_app
 from ostnode.web.downloads import SLICE_BYTES
+from ostnode.web.sessions import Sessions
 from ostnode.wire import messages as m
+from ostnode.wire import upkeep
+from ostnode.wire.calls import Kind
 from ostnode.wire.jsonmap import to_json
 from tests.support.webkit import (
     ALICE,
@@ -57,11 +60,16 @@ COMPLETE = m.PushResult(0, REFERENCE)
 
 
 @asynccontextmanager
-async def bucket(blob: FakeBlob | None = None, answer: object = COMPLETE, **changes):
+async def bucket(
+    blob: FakeBlob | None = None,
+    answer: object = COMPLETE,
+    sessions: Sessions | None = None,
+    **changes,
+):
     """A client of a served bucket, its fakes, and bob's headers."""
     service = FakeService(answer)
     blobs = FakeBlobs(blob or FakeBlob(DATA), **changes)
-    app = make_bucket_app(service, blobs, make_sessions(), QUICK)
+    app = make_bucket_app(service, blobs, sessions or make_sessions(), QUICK)
     async with web_client(app) as client:
         yield client, service, blobs, await log_in(client, BOB)
 
@@ -431,6 +439,21 @@ async def test_chunks_are_posted(method: str) -> None:
     async with bucket() as (client, _, _, bob):
         answer = await client.request(method, "/v1/chunks", headers=bob)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_findings_are_struck_out_by_an_operator_before_a_scrub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bucket(answer=m.Ok()) as (client, service, _, bob):
+        refused = await client.delete("/v1/maintenance/findings", headers=bob)
+        assert (refused.status_code, service.asked) == (403, [])
+    operator = frozenset({Kind.OPERATOR})
+    operators = make_sessions()
+    monkeypatch.setattr(operators, "_kinds_of", lambda _: operator)
+    async with bucket(answer=m.Ok(), sessions=operators) as (client, service, _, bob):
+        answer = await client.delete("/v1/maintenance/findings", headers=bob)
+        assert answer.status_code == 204
+        assert service.asked.pop()[1] == upkeep.ForgetFindings()
 
 
 async def test_a_roles_refusal_is_a_problem_with_its_details() -> None:

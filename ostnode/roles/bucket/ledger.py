@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import partial
 from typing import Final
 
@@ -73,9 +73,23 @@ class Ledger:
             for finding in page:
                 known = finding.found_at >= cycle.started_at or finding.blob in damaged
                 if not known and await self._is_whole(finding, cycle.seq, pace):
-                    await self._desk.decide(partial(_clear, finding=finding))
+                    await self._desk.decide(partial(_clear, findings=[finding]))
                     log.info("a blob is readable again", blob=str(finding.blob))
             after = page[-1].key
+
+    async def forget(self) -> None:
+        """Strike out all damage that makes no blob unreadable, for an operator who knows of it.
+
+        Whether its place is whole says little: a record that recovery could not read had no effect,
+        and has none when it can be read again.
+        """
+        after, count = b"", 0
+        while page := list_findings(self._desk.durable, _PAGE, after):
+            lasting = [finding for finding in page if not finding.quarantined]
+            if lasting:
+                await self._desk.decide(partial(_clear, findings=lasting))
+            after, count = page[-1].key, count + len(lasting)
+        log.warning("findings were struck out on demand", count=count)
 
     async def _is_whole(self, finding: Finding, read_to: int, pace: Pace) -> bool:
         """Whether every chunk of the blob is there, was read by the cycle, and can be read now.
@@ -100,9 +114,10 @@ class Ledger:
         return True
 
 
-def _clear(draft: Draft, finding: Finding) -> None:
-    if draft.finding(finding.key):
-        clear_finding(draft, finding)
+def _clear(draft: Draft, findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        if draft.finding(finding.key):
+            clear_finding(draft, finding)
 
 
 def _told(finding: Finding) -> u.Finding:

@@ -72,6 +72,10 @@ class Maintenance:
             case u.StartScrub():
                 self.scrubbing.ask()
                 return m.Ok()
+            case u.ForgetFindings():
+                await self.ledger.forget()
+                self.scrubbing.ask()
+                return m.Ok()
             case _:
                 raise UnknownCallError("a bucket has no such call")
 

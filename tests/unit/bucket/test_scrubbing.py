@@ -14,6 +14,7 @@ from ostnode.roles.bucket.maintenance import Maintenance
 from ostnode.roles.bucket.options import UpkeepOptions
 from ostnode.roles.bucket.scrubbing import Scrubbing
 from ostnode.store.errors import StoreFailedError
+from ostnode.store.record import Damage, Problem
 from ostnode.store.segment import segment_name
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep as u
@@ -49,6 +50,11 @@ def place_of(kit: Kit, data: bytes) -> tuple[str, int]:
     row = kit.bucket.desk.durable.blob(blob_of(data))
     chunk = kit.bucket.desk.durable.own_chunk(row.number, 0)
     return segment_name(chunk.extent.segment), chunk.extent.offset + 5000
+
+
+def flip_trailer(kit: Kit, segment: int) -> None:
+    name = segment_name(segment)
+    kit.disk.flip(name, len(kit.disk.files[name].seen) - 30)
 
 
 async def test_b64_everything_is_read_within_the_period(autojump_clock, kit: Kit) -> None:
@@ -175,6 +181,38 @@ async def test_b64_what_reads_well_again_is_healed(autojump_clock, kit: Kit) -> 
         assert not list_findings(kit.bucket.desk.durable, 10)
         nursery.cancel_scope.cancel()
     assert await readable(kit, *datas)
+
+
+async def test_b64_an_operator_has_findings_struck_out_and_looked_for_again(
+    autojump_clock, kit: Kit
+) -> None:
+    datas = blobs(60)
+    await upload(kit, *datas)
+    assert await readable(kit, *datas)
+    maintenance, rows = kit.bucket.maintenance, kit.bucket.desk.durable
+    kit.disk.flip(*place_of(kit, datas[3]))
+    flip_trailer(kit, 1)
+    flip_trailer(kit, 2)
+    many = [Problem(Damage.RANGE, 0, at, 1) for at in range(150)]
+    for problem in many:  # of segments that are no more: no scrub can find these
+        await maintenance.ledger.record(problem)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(maintenance.run)
+        await maintenance.handle(u.StartScrub())
+        await trio.sleep(60)
+        assert len(list_findings(rows, 1000)) == 150 + 3
+        await maintenance.handle(u.StartScrub())
+        await trio.sleep(60)
+        assert len(list_findings(rows, 1000)) == 150 + 3
+        flip_trailer(kit, 2)
+        await maintenance.handle(u.ForgetFindings())
+        (blob,) = list_findings(rows, 1000)
+        assert (blob.blob, blob.quarantined) == (blob_of(datas[3]), True)
+        await trio.sleep(60)
+        footer, blob = list_findings(rows, 1000)
+        assert (footer.what, footer.segment, blob.quarantined) == (Damage.FOOTER, 1, True)
+        nursery.cancel_scope.cancel()
+    assert await readable(kit, *datas[:3], *datas[4:])
 
 
 async def test_asked_for_it_begins_at_once_and_hurries(autojump_clock, kit: Kit) -> None:

@@ -64,6 +64,9 @@ class ScriptedBucket:
     async def start_scrub(self, bucket: m.BucketAddress) -> None:
         self.calls.append(("scrub", bucket))
 
+    async def forget_findings(self, bucket: m.BucketAddress) -> None:
+        self.calls.append(("forget", bucket))
+
 
 @pytest.fixture
 def bucket(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> ScriptedBucket:
@@ -153,6 +156,14 @@ def test_scrub_start_pause_and_resume(cli: Cli, bucket: ScriptedBucket) -> None:
         assert ask(cli, *words).code == 0
     assert bucket.calls == [("scrub", ADDRESS), ("pause", True), ("pause", False)]
     assert ask(cli, "scrub", "--start", "--status").code == ExitCode.USAGE
+
+
+def test_findings_are_forgotten_before_a_scrub(cli: Cli, bucket: ScriptedBucket) -> None:
+    assert ask(cli, "scrub", "--start", "--forget").code == 0
+    assert bucket.calls == [("forget", ADDRESS)]
+    for words in ((), ("--status",)):
+        assert ask(cli, "scrub", "--forget", *words).code == ExitCode.USAGE
+    assert len(bucket.calls) == 1
 
 
 def test_whoever_is_no_operator_is_refused(cli: Cli, bucket: ScriptedBucket) -> None:

@@ -47,6 +47,7 @@ CHAT_TEXT = CHAT.text(PrincipalKind.ACCESSOR)
         (upkeep.CompactBucket(dry_run=True), "POST /v1/maintenance/compaction"),
         (upkeep.PauseMaintenance(paused=True), "POST /v1/maintenance/pause"),
         (upkeep.StartScrub(), "POST /v1/maintenance/scrub"),
+        (upkeep.ForgetFindings(), "DELETE /v1/maintenance/findings"),
         (mb.InviteBucket(60), "POST /v1/invites"),
         (mb.WithdrawInvite(b"\xff" * 8), "DELETE /v1/invites/__________8"),
         (mb.ListMembers(), "GET /v1/members"),

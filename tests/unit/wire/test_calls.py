@@ -41,6 +41,7 @@ ALLOWED = {
         "compact_bucket",
         "pause_maintenance",
         "start_scrub",
+        "forget_findings",
         "invite_bucket",
         "list_members",
         "approve_bucket",
