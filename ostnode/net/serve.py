@@ -147,13 +147,16 @@ class _Server:
         self._bodies = trio.CapacityLimiter(BODIES_AT_ONCE)
         self._answered = trio.Event()
         self._stopping = False
+        self._draining = False
+        self._tasks = trio.CancelScope()
 
     async def run(self, stopping: trio.Event) -> None:
         try:
             async with trio.open_nursery() as tasks:
+                self._tasks = tasks.cancel_scope
                 tasks.start_soon(self._session.write)
                 tasks.start_soon(self._session.watch)
-                tasks.start_soon(self._stop, stopping, tasks.cancel_scope)
+                tasks.start_soon(self._stop, stopping)
                 async with trio.open_nursery() as handlers:
                     last_word = await self._read(handlers)
                     handlers.cancel_scope.cancel()
@@ -169,7 +172,7 @@ class _Server:
         try:
             while True:
                 event = await self._session.next_event()
-                if isinstance(event, Closed | GoawayReceived):
+                if isinstance(event, Closed) or (isinstance(event, GoawayReceived) and event.final):
                     return None
                 self._dispatch(event, handlers)
         except RemoteProtocolError as error:
@@ -189,6 +192,11 @@ class _Server:
                 # Without a scope it crossed its answer, or was malformed and waits to be told so.
                 scope = self._scopes.get(request_id, trio.CancelScope())
                 scope.cancel()
+            case GoawayReceived():
+                # The peer asks no more and waits for what it has asked; it may say so again.
+                if not self._draining:
+                    self._draining = True
+                    handlers.start_soon(self._drain)
             case _:
                 raise AssertionError(f"the state table let {event} through")
 
@@ -251,17 +259,21 @@ class _Server:
         self._answered.set()
         self._answered = trio.Event()
 
-    async def _stop(self, stopping: trio.Event, scope: trio.CancelScope) -> None:
+    async def _stop(self, stopping: trio.Event) -> None:
         """Once `stopping` is set: say so, let requests in flight finish, end the link.
 
-        The peer has a moment to hang up first; requests that cross are refused meanwhile.
+        Requests that cross are refused meanwhile.
         """
         await stopping.wait()
         self._stopping = True
         if self._connection.state is State.OPEN:
             self._session.post(self._connection.send_goaway(ShuttingDownError()))
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Let requests in flight finish and end the link; the peer may hang up first."""
         while self._connection.in_flight:
             await self._answered.wait()
         await self._session.flushed()
         await trio.sleep(self._linger_s)
-        scope.cancel()
+        self._tasks.cancel()
