@@ -27,8 +27,8 @@ from ostnode.wire.frames import (
     RemoteProtocolError,
     pack_frame,
 )
-from ostnode.wire.session import DEADLINE_MS_MAX, FrameKind, Side
-from ostnode.wire.states import STEPS, State, Way, step
+from ostnode.wire.session import DEADLINE_MS_MAX, FrameKind
+from ostnode.wire.states import State
 from tests.support.wire_peers import (
     ALICE,
     BUCKET,
@@ -129,90 +129,12 @@ def test_a_hello_changed_on_the_way_fails_the_proof():
     assert isinstance(refusal_of(theirs, wire(ours.send_proof())), UnauthenticatedError)
 
 
-@pytest.mark.parametrize(("low", "high", "works"), [(1, 3, True), (1, 1, True), (3, 4, False)])
-def test_versions_must_overlap(low, high, works):
-    ours, theirs = dialler(protocol_min=low, protocol_max=high), accepter()
-    if works:
-        feed(theirs, wire(ours.send_hello()))
-    else:
-        assert isinstance(refusal_of(theirs, wire(ours.send_hello())), InvalidArgumentError)
-
-
 def test_only_a_dialler_expects_somebody():
     with pytest.raises(ValueError, match="expects"):
         dialler(expect=type("Nobody", (), {"principal": None}))
 
 
-# --- the table ----------------------------------------------------------------------------------
-
-
-def test_the_two_sides_mirror_each_other():
-    assert (
-        STEPS[Side.DIALLER]
-        .keys()
-        .isdisjoint({key for key in STEPS[Side.ACCEPTER] if key[0] is not State.OPEN})
-    )
-    for (state, way, kind), after in STEPS[Side.DIALLER].items():
-        other = Way.SEND if way is Way.RECEIVE else Way.RECEIVE
-        assert STEPS[Side.ACCEPTER][state, other, kind] is after
-
-
-def in_state(side: Side, state: State):
-    """A connection brought to `state` by its own handshake."""
-    ours, theirs, hello_again = dialler(), accepter(), dialler()
-    steps = [
-        ours.send_hello,
-        lambda: feed(theirs, wire(hello_again.send_hello())),
-        lambda: feed(ours, wire(theirs.send_hello())),
-        ours.send_proof,
-    ]
-    connection = ours if side is Side.DIALLER else theirs
-    for advance in steps:
-        if connection.state is state:
-            break
-        advance()
-    assert connection.state is state
-    return connection
-
-
-# Where each side waits for a frame during the handshake.
-WAITING = [
-    (Side.ACCEPTER, State.START),
-    (Side.ACCEPTER, State.GREETED),
-    (Side.DIALLER, State.GREETING),
-    (Side.DIALLER, State.PROVING),
-]
-OUT_OF_PLACE = [
-    pytest.param(side, state, kind, id=f"{side.name}-{state.name}-{kind.name}")
-    for side, state in WAITING
-    for kind in FrameKind
-    if step(side, state, Way.RECEIVE, kind) is None
-]
-
-
-@pytest.mark.parametrize(("side", "state", "kind"), OUT_OF_PLACE)
-def test_b47_frames_out_of_place_end_the_handshake(side, state, kind):
-    connection = in_state(side, state)
-    assert isinstance(refusal_of(connection, frame(t=kind.value)), InvalidArgumentError)
-
-
-@pytest.mark.parametrize(
-    "kind", [FrameKind.HELLO, FrameKind.AUTH, FrameKind.WELCOME, FrameKind.REPLY, FrameKind.REFUSAL]
-)
-def test_b47_frames_out_of_place_end_an_open_connection(kind):
-    _, theirs = open_pair()
-    assert isinstance(refusal_of(theirs, frame(t=kind.value)), InvalidArgumentError)
-
-
-def test_we_may_not_send_out_of_place_either():
-    with pytest.raises(LocalProtocolError):
-        dialler().send_proof()
-    with pytest.raises(LocalProtocolError):
-        dialler().send_request(READ, 1000)
-    ours, theirs = open_pair()
-    for send in (ours.send_hello, ours.send_proof, lambda: theirs.send_cancel(1)):
-        with pytest.raises(LocalProtocolError):
-            send()
+# --- frames ------------------------------------------------------------------------------------
 
 
 MALFORMED = {
@@ -453,13 +375,6 @@ def test_any_other_goaway_is_the_end(code):
     (event,) = feed(ours, frame(t=10, code=code, message="m"))
     assert event.final
     assert ours.state is State.CLOSED
-
-
-def test_a_goaway_before_the_proof_is_the_end():
-    ours, theirs = dialler(), accepter()
-    ours.send_hello()
-    (event,) = feed(ours, wire(theirs.send_goaway(BusyError("too many"))))
-    assert event.final
 
 
 @pytest.mark.parametrize(("data", "clean"), [(b"", True), (b"\x00", False)])
