@@ -467,6 +467,31 @@ async def test_b54_an_expired_reference_holds_nothing() -> None:
         assert kit.index.used(ALICE) == 0
 
 
+async def test_b54_a_reference_in_a_deleted_chat_holds_nothing() -> None:
+    """It goes before its charge does, though the chat has not been swept yet."""
+    async with Kit().running() as kit:
+        await kit.upload(ALICE, SMALL, GENERAL)
+        await kit.talk()
+        leaning = kit.grant(ALICE, SMALL)
+        kit.index.tell(e.AccessorDeleted(GENERAL.principal))
+        await kit.bucket.sync.poll_feed(kit.index, 0)
+        (name,) = kit.bucket.desk.state.references_of(uid_of(ALICE))
+        assert kit.index.used(ALICE) == len(SMALL)
+        with pytest.raises(GrantClosedError) as refused:
+            await kit.push(ALICE, leaning, 0, SMALL, accessors=(RANDOM.principal,))
+        assert refused.value.details == {"reason": "not_held"}
+        assert kit.bucket.desk.state.reference(name) is None
+        before = len(kit.index.events)
+        while await kit.bucket.sync.send_batch(kit.index, ""):
+            pass
+        told = kit.index.events[before:]
+        assert [type(event) for event in told] == [e.Released, e.GrantClosed]
+        assert (kit.index.used(ALICE), kit.stored) == (0, set())
+        await kit.sweep()
+        await kit.talk()
+        assert len(kit.index.events) == before + len(told)
+
+
 async def test_b26_a_declared_size_that_is_not_the_real_one_charges_nobody() -> None:
     async with Kit().running() as kit:
         await kit.upload(ALICE, SMALL, GENERAL)

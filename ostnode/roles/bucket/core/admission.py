@@ -33,7 +33,8 @@ from ostnode.wire import messages as m
 _LOOKED_AT_MAX: Final = 1024
 """References looked at to find one that counts. The sweeper keeps expired ones far below."""
 _REMOVED_MAX: Final = 64
-"""Expired references removed with a request, some 20 ms; more are left to the sweeper's slices."""
+"""References that count no more, removed with a request, some 20 ms; more are left to the sweeper's
+slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +180,17 @@ def refuse_unheld(draft: Draft, upload: Upload, now: float) -> GrantClosedError 
 
 
 def _holds(draft: Draft, uid: Uid, blob_id: BlobId, now: float) -> bool:
-    """Whether a reference of the uid to the blob counts; if none does, expired ones go."""
+    """Whether a reference of the uid to the blob counts; if none does, they go.
+
+    Expired or of deleted accessors: the index drops the charge now, and not before its references.
+    """
     names = list(islice(draft.references_of(uid, blob_id), _LOOKED_AT_MAX + 1))
     if any(draft.stands(name, now) for name in names[:_LOOKED_AT_MAX]):
         return True
     if len(names) > _REMOVED_MAX:
         raise BusyError("references are being swept; try again")
     for name in names:
-        row = draft.reference(name)
-        if row is not None and row.expired(now):
-            remove_reference(draft, name)
+        remove_reference(draft, name)
     return False
 
 
