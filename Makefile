@@ -44,7 +44,8 @@ system: $(VENV)/.ready $(VENV)-cose/.ready  ## Real processes, faults, other pro
 	$(BIN)/pytest -m system
 
 deep: $(VENV)/.ready  ## The long sweeps
-	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m "deep or not deep"
+	@# Traces are taken of a thread that runs, which now and then crashes it: only of what hangs.
+	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -o faulthandler_timeout=3600 -m "deep or not deep"
 
 coverage: $(VENV)/.ready  ## Branch coverage of `make test`
 	$(BIN)/coverage run -m pytest -m "not system and not deep"
