@@ -69,6 +69,24 @@ def load_seed(path: Path) -> bytes:
     return bytes.fromhex(match[1].decode())
 
 
+def successor_of(path: Path) -> Path:
+    """Where the key that will follow the one in a key file waits for its turn."""
+    return path.with_name(f"{path.name}.next")
+
+
+def put_in_place(successor: Path, path: Path) -> None:
+    """Put one key file in another's place, durable, in one step; the other's key is gone.
+
+    Raises KeyFileError.
+    """
+    try:
+        successor.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        hint = f"{successor} holds the new key: see to the directory and do this again"
+        raise KeyFileError(path, f"it cannot be replaced: {error.strerror}", hint) from None
+
+
 def _write_new(path: Path, content: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, _MODE)

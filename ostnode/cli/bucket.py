@@ -35,7 +35,7 @@ def bucket() -> None:
     """See to one bucket (--bucket), or to who belongs to the cluster (--index)."""
 
 
-for _command in (members.invite, members.ls, members.approve, members.revoke):
+for _command in members.COMMANDS:
     bucket.add_command(_command)
 
 

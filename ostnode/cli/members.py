@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Final
 
 import click
+import trio
 
 from ostnode.base64url import decode_base64url, encode_base64url
 from ostnode.cli.failures import CommandError, ExitCode
@@ -12,13 +15,17 @@ from ostnode.cli.output import Output, json_option, lines_of, pass_output, table
 from ostnode.cli.parameters import SECONDS, Parsed
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
+from ostnode.config import load_config
 from ostnode.config.joining import INVITE_ID_BYTES, JoinToken
 from ostnode.config.values import parse_address
 from ostnode.ids import Principal, PrincipalKind
+from ostnode.node.rotation import rotate_bucket_key
+from ostnode.node.seams import Seams
 from ostnode.wire.jsonmap import to_json
 from ostnode.wire.membership import (
     LABEL_CHARS_MAX,
     MEMBERS_TOLD_MAX,
+    OVERLAP_S_MAX,
     Invitation,
     InviteInfo,
     MemberInfo,
@@ -151,6 +158,39 @@ def revoke(target: Target, output: Output, bucket: Principal | bytes) -> None:
         output.result({"revoked": bucket.text(PrincipalKind.BUCKET)})
     else:
         output.result({"withdrawn": encode_base64url(bucket)})
+
+
+@click.command("rotate-key")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--number", default=0, show_default=True, help="Which [[bucket]], counted from 0.")
+@click.option(
+    "--overlap",
+    type=SECONDS,
+    default="7d",
+    show_default=True,
+    help="How long the old key counts beside the new one.",
+)
+@json_option
+@pass_output
+def rotate_key(output: Output, config: Path, *, number: int, overlap: int) -> None:
+    """Give the bucket of CONFIG a new key; run this where the bucket runs.
+
+    The index is told, signed by both keys, and the key file is replaced. Restart the bucket within
+    the overlap: until then it works on with the old key. Its name, which clients and grants know,
+    stays. Cut off, the same command again goes on.
+    """
+    if overlap > OVERLAP_S_MAX:
+        raise click.UsageError(f"an overlap is at most {OVERLAP_S_MAX // 86_400} days")
+    loaded = load_config(config, os.environ)
+    done = trio.run(rotate_bucket_key, loaded, number, overlap, Seams())
+    output.result({
+        "bucket": done.bucket.text(PrincipalKind.BUCKET),
+        "key": done.key.text(PrincipalKind.BUCKET),
+        "old_key_until": done.old_until if output.as_json else time_text(done.old_until),
+    })
+
+
+COMMANDS: Final = (invite, ls, approve, revoke, rotate_key)
 
 
 async def _everybody(client: Client) -> tuple[MemberPage, list[MemberInfo]]:

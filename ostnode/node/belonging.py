@@ -61,23 +61,28 @@ def find_index(
 
 
 class Belonging:
-    """Kept across links and restarts: `enter` each new link, then `follow` beside the work."""
+    """Kept across links and restarts: `enter` each new link, then `follow` beside the work.
+
+    `bucket` is the bucket's name, `key` what this process signs with.
+    """
 
     def __init__(
         self,
         place: IndexPlace,
         bucket: Principal,
+        key: Principal,
         cluster: ClusterId,
         remembered: Remembered | None,
         file: MembershipFile,
         worker: Worker,
     ) -> None:
         self.place = place
-        self._bucket = bucket
+        self.bucket = bucket
+        self._key = key
         self._cluster = cluster
         self._file = file
         self._worker = worker
-        self._known = remembered or Remembered(cluster, place.index, place.peer)
+        self._known = remembered or Remembered(cluster, bucket, place.index, place.peer)
         self._saved = remembered is not None
         self._told = 0
         self._roster: Roster | None = None
@@ -125,7 +130,7 @@ class Belonging:
             self._problem = f"the index refuses to let it join: {error.message}"
             _log.warning("join_refused", reason=error.message)
             raise
-        _log.info("joined", bucket=self._bucket.hex(), state=standing.state)
+        _log.info("joined", bucket=self.bucket.hex(), state=standing.state)
 
     async def _ask(self, link: Link, *, wait_ms: int) -> None:
         told = await _call(link, mb.GetRoster(self._told, wait_ms), mb.SignedRoster)
@@ -143,8 +148,14 @@ class Belonging:
             _log.warning("old_roster_refused", epoch=roster.epoch, newest=self._known.epoch)
             return
         self._roster, self._problem = roster, ""
+        self._warn_of_new_key(roster)
         if roster.epoch > self._known.epoch or not self._saved:
             await self._save(replace(self._known, epoch=roster.epoch, roster=signed))
+
+    def _warn_of_new_key(self, roster: Roster) -> None:
+        for each in roster.buckets:
+            if each.principal == self.bucket and each.old_key == self._key:
+                _log.warning("restart_for_new_key", old_key_until=each.old_until)
 
     async def _save(self, known: Remembered) -> None:
         self._known = replace(known, index_peer=self.place.peer)
@@ -162,7 +173,7 @@ class Belonging:
         if self._roster is None:
             return APPROVED
         buckets = {each.principal: each.state for each in self._roster.buckets}
-        return buckets.get(self._bucket, APPROVED)
+        return buckets.get(self.bucket, APPROVED)
 
 
 async def _call(link: Link, request: Request, expected: type[R]) -> R:

@@ -51,9 +51,16 @@ async def open_bucket_role(
     memory = MembershipFile(bucket.data_dir)
     remembered = memory.load()
     place = find_index(name, bucket, config.cluster_id, remembered)
-    options = bucket_options(config, bucket, key, place.index)
+    named = remembered.bucket if remembered else key.principal
+    options = bucket_options(config, bucket, named, place.index)
     belonging = Belonging(
-        place, key.principal, config.cluster_id, remembered, memory, seams.make_worker(1)
+        place,
+        named,
+        key.principal,
+        config.cluster_id,
+        remembered,
+        memory,
+        seams.make_worker(1),
     )
     try:
         async with open_bucket(
@@ -151,6 +158,7 @@ def _role(
         limits=token_limits(config.tokens),
         kinds_of=kinds_of,
         is_blocked=service.is_blocked,
+        node=talk.belonging.bucket,
     )
     return Role(
         name=name,
@@ -166,15 +174,16 @@ def _role(
         checks=talk.checks,
         figures=partial(bucket_figures, opened.store, opened.maintenance),
         roster_epoch=lambda: talk.belonging.epoch,
+        named=talk.belonging.bucket,
     )
 
 
 def bucket_options(
-    config: Config, bucket: BucketConfig, key: KeyPair, index: Principal
+    config: Config, bucket: BucketConfig, named: Principal, index: Principal
 ) -> BucketOptions:
-    """The config's [[bucket]] as the role takes it; `index` is whose grants count."""
+    """The config's [[bucket]] as the role takes it: its name, and the index whose grants count."""
     return BucketOptions(
-        principal=key.principal,
+        principal=named,
         index=index,
         cluster_id=config.cluster_id,
         user_uploads_max=bucket.user_uploads_max,

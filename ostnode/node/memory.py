@@ -27,9 +27,13 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True, slots=True)
 class Remembered(Message):
-    """The index and where it listens for peers; `roster` is empty before the first."""
+    """The bucket's name, which its first key gave it, its index, and where that listens for peers.
+
+    `roster` is empty before the first.
+    """
 
     cluster_id: ClusterId
+    bucket: Principal
     index: Principal
     index_peer: Address
     epoch: Amount = 0

@@ -69,6 +69,12 @@ class Role:
     figures: Figures = tuple
     kinds_news: Callable[[], trio.Event] = trio.Event
     roster_epoch: Callable[[], int] = int
+    named: Principal | None = None
+
+    @property
+    def principal(self) -> Principal:
+        """Who this node is to others; a bucket's name stays when its key changes."""
+        return self.named or self.key.principal
 
 
 def load_key(config: IndexConfig | BucketConfig) -> KeyPair:

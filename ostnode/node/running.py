@@ -141,7 +141,7 @@ async def _start_admin(
 
 
 def _tell_listening(role: Role, bound: Bound) -> None:
-    principal = role.key.principal.text(role.printed_as)
+    principal = role.principal.text(role.printed_as)
     _log.info(
         "role_listening",
         role=role.name,

@@ -51,7 +51,8 @@ class Sessions:
     """Gives sessions for logins and knows callers by them.
 
     `kinds_of` says what a principal is to this node; `is_blocked` whether it gets no session.
-    Logins are good once; those issued before this object existed are refused, because nobody
+    Logins are to `node`, which is the key's principal unless the node kept its name over a change
+    of keys. They are good once; those issued before this object existed are refused, because nobody
     remembers which of them were used.
     """
 
@@ -63,8 +64,10 @@ class Sessions:
         limits: TokenLimits,
         kinds_of: Callable[[Principal], frozenset[Kind]],
         is_blocked: Callable[[Principal], bool],
+        node: Principal | None = None,
     ) -> None:
         self._key = key
+        self._node = node or key.principal
         self._clock = clock
         self._limits = limits
         self._kinds_of = kinds_of
@@ -78,8 +81,8 @@ class Sessions:
 
         Raises TokenInvalidError, TokenExpiredError, NotAuthorizedError (blocked) or BusyError.
         """
-        now, node = self._clock.now(), self._key.principal
-        login = open_login(request.login, node=node, now=now, limits=self._limits)
+        now = self._clock.now()
+        login = open_login(request.login, node=self._node, now=now, limits=self._limits)
         if login.origin != origin:
             raise TokenInvalidError("the login is for another origin")
         if login.issued_at < self._started:
@@ -87,7 +90,7 @@ class Sessions:
         self._refuse_blocked(login.caller)
         self._use_up(login, now)
         expires_at = int(now) + self._limits.session_ttl_s
-        session = Session(login.caller, node, expires_at, origin)
+        session = Session(login.caller, self._key.principal, expires_at, origin)
         return SessionGiven(mint_session(self._key, session), expires_at)
 
     def caller(self, authorization: str | None, origin: str) -> Caller:

@@ -152,6 +152,15 @@ CALLS: Final = (
     CallSpec(29, "join", Kind.INDEX, _USER, mb.Join, mb.Standing, feature=ROSTER),
     CallSpec(30, "roster", Kind.INDEX, _JOINED, mb.GetRoster, mb.SignedRoster, feature=ROSTER),
     CallSpec(31, "forget_findings", Kind.BUCKET, _OPERATOR, upkeep.ForgetFindings, m.Ok),
+    CallSpec(
+        32,
+        "change_bucket_key",
+        Kind.INDEX,
+        _PEER,
+        mb.ChangeBucketKey,
+        mb.KeyChanged,
+        feature=ROSTER,
+    ),
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from ostnode.ids import Principal
-from ostnode.wire.fields import Address, Amount, Bounds, Message, Request, ShortText
+from ostnode.wire.fields import Address, Amount, Bounds, Message, Request, ShortText, Token
 
 MEMBERS_MAX: Final = 256
 """Approved and pending buckets of one cluster: what a roster has room for."""
@@ -20,6 +20,8 @@ LABEL_CHARS_MAX: Final = 32
 ROSTER_BYTES_MAX: Final = 63 * 1024
 """Signed. What is left of a frame's header is for the fields around it."""
 ROSTER_WAIT_MS_MAX: Final = 60_000
+OVERLAP_S_MAX: Final = 90 * 86_400
+"""How long a key may count beside the one that follows it."""
 
 InviteId = Annotated[bytes, Bounds(INVITE_ID_BYTES, INVITE_ID_BYTES)]
 Label = Annotated[str, Bounds(0, LABEL_CHARS_MAX)]
@@ -156,3 +158,21 @@ class SignedRoster(Message):
     """The roster as `wire.roster` signs it; how the caller stands is in it."""
 
     roster: Annotated[bytes, Bounds(1, ROSTER_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBucketKey(Request):
+    """A bucket's word that another key follows the one it signs with: see `wire.rotation`.
+
+    Asked again it is answered as the first time.
+    """
+
+    by_old: Token
+    by_new: Token
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged(Message):
+    """The new key counts; the old one does until then."""
+
+    old_until: Amount

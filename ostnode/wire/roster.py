@@ -20,10 +20,10 @@ from ostnode.wire.membership import MEMBERS_MAX, ROSTER_BYTES_MAX
 from ostnode.wire.schema import decode_message, encode_message
 
 ROSTER_TYP: Final = "ost-roster"
-ROSTER_ADDRESS_BYTES_MAX: Final = 96
+ROSTER_ADDRESS_BYTES_MAX: Final = 80
 """256 buckets with such addresses and two keys each fit ROSTER_BYTES_MAX."""
 KEYS_MAX: Final = 2
-"""The key in use, and during a rotation the one before it."""
+"""Of the index: the key in use, and during a rotation the one before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,17 @@ class RosterKey(Message):
 
 @dataclass(frozen=True, slots=True)
 class RosterBucket(Message):
-    """A bucket: its name, the keys it may sign with now, and whether it is pending or approved.
+    """A bucket: its name, the key it signs with, and whether it is pending or approved.
 
-    `http` is empty when the index does not know it or it is over ROSTER_ADDRESS_BYTES_MAX.
+    `old_key` counts too until `old_until`. `http` is empty when the index does not know it or it
+    is over ROSTER_ADDRESS_BYTES_MAX.
     """
 
     principal: Principal
-    keys: Annotated[tuple[Principal, ...], Bounds(1, KEYS_MAX)]
+    key: Principal
     state: ShortText
+    old_key: Principal | None = None
+    old_until: Amount = 0
     http: Annotated[str, Bounds(0, ROSTER_ADDRESS_BYTES_MAX)] = ""
 
 

@@ -56,6 +56,7 @@ ALLOWED = {
     "withdraw_invite": {"operator"},
     "join": EVERYBODY,
     "roster": {"bucket"},
+    "change_bucket_key": {"bucket"},
     "forget_findings": {"operator"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be
@@ -98,6 +99,7 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "withdraw_invite": mb.WithdrawInvite(bytes(8)),
         "join": mb.Join(bytes(8), bytes(32)),
         "roster": mb.GetRoster(0, 0),
+        "change_bucket_key": mb.ChangeBucketKey(b"no statement", b"neither"),
         "forget_findings": upkeep.ForgetFindings(),
     }
 
@@ -153,7 +155,7 @@ async def test_b49_who_may_call_what_through_links(autojump_clock, cluster: Clus
 
 
 async def test_b49_who_may_call_what_over_http(tmp_path) -> None:
-    peers_only = {"sync_bucket", "feed", "join", "roster"}
+    peers_only = {"sync_bucket", "feed", "join", "roster", "change_bucket_key"}
     async with an_http_cluster(tmp_path) as (cluster, _):
         await check_everybody(cluster, only=ALLOWED.keys() - peers_only)
         for path in ("/v1/sync", "/v1/feed", "/v1/buckets/sync"):

@@ -10,13 +10,17 @@ import trio
 
 from ostnode.config import JoinToken
 from ostnode.errors import (
+    InvalidArgumentError,
     NoBucketError,
     NotAuthorizedError,
     NotFoundError,
     OstError,
     TokenInvalidError,
 )
+from ostnode.identity.keys import KeyPair
+from ostnode.keyfiles import load_seed, successor_of
 from ostnode.node.memory import MembershipFile
+from ostnode.node.rotation import rotate_bucket_key
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.roster import open_roster
@@ -279,3 +283,101 @@ async def test_b59_an_older_roster_is_refused(autojump_clock, cluster: Cluster) 
     await revoke(cluster, cluster.buckets[1])
     await cluster.until(lambda: bucket.role.roster_epoch() > newer.epoch)
     assert bucket.role.checks()["membership"] == ""
+
+
+async def rotate(cluster: Cluster, node: BucketNode, overlap_s: int = 3600) -> KeyPair:
+    """As `ostnode bucket rotate-key` does; the key that the node has from its next start on."""
+    done = await rotate_bucket_key(
+        cluster.config, cluster.buckets.index(node), overlap_s, node.seams()
+    )
+    assert done.bucket == node.key.principal
+    key_file = node.data_dir / "key"
+    found = KeyPair.from_seed(load_seed(key_file))
+    assert found.principal == done.key
+    assert not successor_of(key_file).exists()
+    return found
+
+
+async def admitted(cluster: Cluster, signer: KeyPair) -> bool:
+    """Whether the index takes the key for a bucket's."""
+    async with cluster.dial(cluster.index, signer) as link:
+        try:
+            await link.call(mb.GetRoster(0, 0))
+        except NotAuthorizedError:
+            return False
+    return True
+
+
+async def test_a_bucket_changes_its_key_and_keeps_its_name(
+    autojump_clock, cluster: Cluster
+) -> None:
+    kept = await cluster.alice.upload(b"kept", cluster.general)
+    node = cluster.node(kept.bucket)
+    new = await rotate(cluster, node)
+    # Both count, and the running process need not care.
+    assert await admitted(cluster, node.key)
+    assert await admitted(cluster, new)
+    await cluster.settle()
+    await node.crash()
+    await cluster.until(lambda: set(node.role.checks().values()) == {""})
+    assert node.role.principal == node.key.principal
+    assert node.role.key.principal == new.principal
+    await cluster.settle()
+    cluster.clock.ahead_s = 3601
+    assert not await admitted(cluster, node.key)
+    assert await admitted(cluster, new)
+    # What was granted, stored and charged under the name is as it was.
+    again = await cluster.alice.allocate(b"kept")
+    assert again.already_yours
+    assert again.bucket.principal == node.key.principal
+    page = await cluster.operator.ask(mb.ListMembers(), mb.MemberPage)
+    (told,) = (each for each in page.members if each.principal == node.key.principal)
+    assert told.key == new.principal
+    await cluster.check_accounts()
+
+
+async def test_a_revoked_bucket_has_no_key_that_counts(autojump_clock, cluster: Cluster) -> None:
+    node = cluster.buckets[0]
+    new = await rotate(cluster, node)
+    await revoke(cluster, node)
+    assert not await admitted(cluster, node.key)
+    assert not await admitted(cluster, new)
+
+
+async def test_a_change_of_keys_that_was_cut_off_goes_on(
+    autojump_clock, cluster: Cluster, monkeypatch
+) -> None:
+    node = cluster.buckets[0]
+    await cluster.settle()
+
+    def crash(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("ostnode.node.rotation.put_in_place", crash)
+    with pytest.raises(OSError):  # noqa: PT011
+        await rotate(cluster, node, overlap_s=60)
+    successor = successor_of(node.data_dir / "key")
+    waiting = KeyPair.from_seed(load_seed(successor))
+    assert successor.stat().st_mode & 0o777 == 0o600
+    await node.crash()
+    await cluster.settle()
+    # Even when the old key has come to its end meanwhile.
+    cluster.clock.ahead_s = 100_000
+    monkeypatch.undo()
+    await node.kill()
+    new = await rotate(cluster, node, overlap_s=60)
+    assert new.principal == waiting.principal
+    await node.start()
+    await cluster.settle()
+
+
+async def test_keys_do_not_change_twice_at_once(autojump_clock, cluster: Cluster) -> None:
+    node = cluster.buckets[0]
+    await rotate(cluster, node)
+    await node.crash()
+    with pytest.raises(InvalidArgumentError, match="not over yet"):
+        await rotate(cluster, node)
+    cluster.clock.ahead_s = 3602
+    await rotate(cluster, node)
+    await node.crash()
+    await cluster.settle()

@@ -24,6 +24,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.roster import sign_roster
+from ostnode.wire.rotation import open_key_change
 
 _KINDS: Final = {
     MemberState.APPROVED: frozenset({Kind.BUCKET}),
@@ -99,6 +100,8 @@ class Membership:
                 return await self._join(caller.proven, request)
             case mb.GetRoster():
                 return await self._roster(self.bucket_of(caller), request)
+            case mb.ChangeBucketKey():
+                return await self._change_key(caller, request)
             case _:
                 raise UnknownCallError("this is an index: it has no such call")
         return m.Ok()
@@ -128,6 +131,14 @@ class Membership:
             raise NotAuthorizedError("this bucket is no longer a member")
         return mb.Standing(change.member.state)
 
+    async def _change_key(self, caller: Caller, request: mb.ChangeBucketKey) -> mb.KeyChanged:
+        bucket = self.bucket_of(caller)
+        asked = open_key_change(request.by_old, request.by_new, cluster=self._options.cluster_id)
+        change = await self._change(
+            lambda tables: core.change_key(tables, bucket, caller.proven, asked, self._now())
+        )
+        return mb.KeyChanged(change.member.old_until if change.member else 0)
+
     async def _roster(self, bucket: Principal, request: mb.GetRoster) -> mb.SignedRoster:
         deadline = trio.current_time() + request.wait_ms / 1000
         while True:
@@ -139,7 +150,6 @@ class Membership:
                     bucket,
                     self._options.cluster_id,
                     self._key.principal,
-                    self._now(),
                 )
             )
             self.epoch = roster.epoch

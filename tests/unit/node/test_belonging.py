@@ -27,7 +27,7 @@ INDEX, OTHER = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1]) * 32)
 BUCKET = Principal(b"b" * 32)
 CLUSTER = ClusterId(b"cluster-cluster-")
 TOKEN = JoinToken(INDEX.principal, "index.test:7101", b"invite-8", b"s" * 32)
-KNOWN = Remembered(CLUSTER, INDEX.principal, "index.test:7101")
+KNOWN = Remembered(CLUSTER, BUCKET, INDEX.principal, "index.test:7101")
 
 
 def table(**keys: object) -> BucketConfig:
@@ -133,7 +133,7 @@ class Script:
 
 
 def told(epoch: int, state: str = "approved", key: KeyPair = INDEX) -> mb.SignedRoster:
-    bucket = RosterBucket(BUCKET, (BUCKET,), state)
+    bucket = RosterBucket(BUCKET, BUCKET, state)
     roster = Roster(CLUSTER, epoch, 0, (RosterKey(INDEX.principal),), (bucket,))
     return mb.SignedRoster(sign_roster(key, roster))
 
@@ -143,7 +143,7 @@ def belonging(tmp_path: Path) -> Callable[..., Belonging]:
     def make(remembered: Remembered | None = None, token: JoinToken | None = None) -> Belonging:
         place = IndexPlace(INDEX.principal, "index.test:7101", token)
         file = MembershipFile(tmp_path)
-        return Belonging(place, BUCKET, CLUSTER, remembered, file, InlineWorker())
+        return Belonging(place, BUCKET, BUCKET, CLUSTER, remembered, file, InlineWorker())
 
     return make
 

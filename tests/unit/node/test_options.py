@@ -91,7 +91,7 @@ def test_the_indexs_options() -> None:
 
 def test_a_buckets_options() -> None:
     made = config()
-    options = bucket_options(made, made.bucket[0], BUCKET, INDEX.principal)
+    options = bucket_options(made, made.bucket[0], BUCKET.principal, INDEX.principal)
     assert (options.principal, options.index) == (BUCKET.principal, INDEX.principal)
     assert options.cluster_id == b"cluster-cluster-"
     assert (options.user_uploads_max, options.user_references_max) == (14, 15)

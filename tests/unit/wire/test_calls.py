@@ -48,7 +48,7 @@ ALLOWED = {
         "revoke_bucket",
         "withdraw_invite",
     },
-    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster"},
+    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster", "change_bucket_key"},
     frozenset({Kind.CANDIDATE}): ANYBODY | {"roster"},
     frozenset({Kind.INDEX}): ANYBODY,
 }

@@ -16,7 +16,7 @@ from ostnode.wire.schema import encode_message
 
 INDEX, OTHER = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1]) * 32)
 CLUSTER = ClusterId(b"cluster-cluster-")
-BUCKET = r.RosterBucket(Principal(b"b" * 32), (Principal(b"k" * 32),), "approved", "http://b")
+BUCKET = r.RosterBucket(Principal(b"b" * 32), Principal(b"k" * 32), "approved", http="http://b")
 ROSTER = r.Roster(CLUSTER, 5, 1_700_000_000, (r.RosterKey(INDEX.principal),), (BUCKET,))
 
 
@@ -63,7 +63,8 @@ def test_b47_a_signed_payload_that_is_no_roster_is_refused(payload: bytes) -> No
 def test_the_fullest_roster_fits() -> None:
     bucket = replace(
         BUCKET,
-        keys=BUCKET.keys * r.KEYS_MAX,
+        old_key=BUCKET.key,
+        old_until=(1 << 63) - 1,
         http="h" * r.ROSTER_ADDRESS_BYTES_MAX,
     )
     largest = (1 << 63) - 1

@@ -12,12 +12,20 @@ from typing import Final
 
 from blake3 import blake3
 
-from ostnode.errors import BusyError, NotAuthorizedError, NotFoundError, OstError, TokenInvalidError
+from ostnode.errors import (
+    BusyError,
+    InvalidArgumentError,
+    NotAuthorizedError,
+    NotFoundError,
+    OstError,
+    TokenInvalidError,
+)
 from ostnode.ids import Principal
 from ostnode.roles.index.core.buckets import enlist, shut_out
 from ostnode.roles.index.core.rows import THE_INDEX, Invite, Member, MemberState, RosterEpoch
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import membership as mb
+from ostnode.wire.rotation import KeyChange
 
 FAILURES_MAX: Final = 5
 """Wrong secrets after which a join token is dead; honest bearers copy it whole."""
@@ -100,6 +108,32 @@ def revoke(tables: Tables, bucket: Principal, now: int) -> Change:
     revoked = replace(member, state=MemberState.REVOKED, old_key=b"", old_until=0, changed_at=now)
     shut_out(tables, bucket)
     return _put(tables, revoked, now)
+
+
+def change_key(
+    tables: Tables, bucket: Principal, caller: Principal, change: KeyChange, now: int
+) -> Change:
+    """Let another key follow the one that a bucket signs with; the bucket's name stays.
+
+    Raises NotAuthorizedError for a bucket that is not approved, another's key, or one that is
+    not the bucket's present one; InvalidArgumentError while the last change is not over.
+    """
+    member = require_approved(tables, bucket)
+    if change.new == member.key and change.old == member.old_key:
+        return Change(bucket, member)  # a lost answer
+    if not caller == change.old == member.key:
+        raise NotAuthorizedError("only the present key says which one follows it")
+    if member.old_key and now <= member.old_until:
+        raise InvalidArgumentError(
+            "the last change of keys is not over yet", old_until=member.old_until
+        )
+    if tables.members.get(change.new) is not None or _signs_for_another(tables, change.new):
+        raise NotAuthorizedError("this key is or was a bucket's already")
+    until = now + change.overlap_s
+    changed = replace(
+        member, key=change.new, old_key=bytes(member.key), old_until=until, changed_at=now
+    )
+    return _put(tables, changed, now)
 
 
 def take_up(tables: Tables, named: Collection[Principal], now: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ostnode.errors import InternalError, NotAuthorizedError
 from ostnode.ids import ClusterId, Principal
 from ostnode.roles.index.core.rows import THE_INDEX, Invite, Member, MemberState, RosterEpoch
@@ -11,7 +13,7 @@ from ostnode.wire.roster import ROSTER_ADDRESS_BYTES_MAX, Roster, RosterBucket, 
 
 
 def roster_for(
-    tables: Tables, bucket: Principal, cluster_id: ClusterId, index: Principal, now: int
+    tables: Tables, bucket: Principal, cluster_id: ClusterId, index: Principal
 ) -> Roster:
     """The roster, to be signed for a bucket; raises NotAuthorizedError unless it is a member."""
     asking = tables.members.get(bucket)
@@ -24,7 +26,7 @@ def roster_for(
         epoch=last.epoch,
         changed_at=last.changed_at,
         index_keys=(RosterKey(index),),
-        buckets=tuple(_entry(tables, member, now) for member in members),
+        buckets=tuple(_entry(tables, member, last.changed_at) for member in members),
     )
 
 
@@ -47,18 +49,15 @@ def page(tables: Tables, after: Principal | None, now: int) -> mb.MemberPage:
     )
 
 
-def keys_of(member: Member, now: int) -> tuple[Principal, ...]:
-    """What a member may sign with now."""
-    if member.old_key and now <= member.old_until:
-        return member.key, Principal(member.old_key)
-    return (member.key,)
-
-
-def _entry(tables: Tables, member: Member, now: int) -> RosterBucket:
+def _entry(tables: Tables, member: Member, changed_at: int) -> RosterBucket:
+    """As of the roster's own time: one epoch never says two things."""
     http = _address(tables, member)
     if len(http.encode()) > ROSTER_ADDRESS_BYTES_MAX:
         http = ""
-    return RosterBucket(member.principal, keys_of(member, now), member.state, http)
+    entry = RosterBucket(member.principal, member.key, member.state, http=http)
+    if member.old_key and changed_at <= member.old_until:
+        entry = replace(entry, old_key=Principal(member.old_key), old_until=member.old_until)
+    return entry
 
 
 def _told(tables: Tables, member: Member) -> mb.MemberInfo:
