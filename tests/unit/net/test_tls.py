@@ -41,6 +41,7 @@ from tests.support.wire_peers import (
     PUSH,
     READ,
     accepter,
+    dialler,
     echo,
     served,
     wire,
@@ -246,6 +247,17 @@ async def test_an_accepter_refuses_tls_1_2_and_a_dialler_too(nursery, tmp_path):
         await trio.SSLStream(stream, old, server_side=True).do_handshake()
 
     await refused(await shows(answer, nursery), LinkClosedError, "TLS handshake")
+
+
+async def test_nothing_is_resumed():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with tls_bucket() as cluster:
+        stream = trio.SSLStream(await TcpNetwork().connect(cluster.address), context)
+        await stream.send_all(wire(dialler().send_hello()))
+        assert await stream.receive_some()
+        assert not stream.session.has_ticket
+        await trio.aclose_forcefully(stream)
 
 
 async def test_plain_text_and_tls_do_not_mix_and_say_so(nursery):
