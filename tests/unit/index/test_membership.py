@@ -8,9 +8,15 @@ import pytest
 import trio
 import trio.testing
 
-from ostnode.errors import BusyError, NotAuthorizedError, NotFoundError, TokenInvalidError
+from ostnode.errors import (
+    BusyError,
+    InvalidArgumentError,
+    NotAuthorizedError,
+    NotFoundError,
+    TokenInvalidError,
+)
 from ostnode.identity.keys import KeyPair
-from ostnode.ids import Principal
+from ostnode.ids import ClusterId, Principal
 from ostnode.roles.index import Rules
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.rows import THE_INDEX, Invite, MemberState, RosterEpoch
@@ -21,6 +27,7 @@ from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind
 from ostnode.wire.roster import Roster, open_roster
+from ostnode.wire.rotation import KeyChange, sign_key_change
 from tests.support.index_cluster import IndexCluster, an_index
 
 NOW = 1_700_000_000
@@ -202,6 +209,100 @@ def test_b59_epochs_overtake_what_a_lost_database_said(run) -> None:
     assert run(lambda tables: tables.roster.get(THE_INDEX)) == RosterEpoch(
         THE_INDEX, NOW + 1000, NOW + 1000
     )
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+FIRST, SECOND, THIRD = (Principal(bytes([number]) * 32) for number in (1, 2, 3))
+
+
+def change(run, new: Principal, *, old: Principal = FIRST, caller: Principal = FIRST, now=NOW):
+    asked = KeyChange(ClusterId(bytes(16)), old, new, 100)
+    return run(lambda tables: core.change_key(tables, FIRST, caller, asked, now)).member
+
+
+@pytest.fixture
+def two(run):
+    """FIRST and OTHER are approved."""
+    run(lambda tables: core.take_up(tables, [FIRST, OTHER], NOW))
+    return run
+
+
+def test_a_key_follows_another_and_the_name_stays(two) -> None:
+    before = two(epoch)
+    member = change(two, SECOND)
+    assert (member.principal, member.key, member.old_key) == (FIRST, SECOND, FIRST)
+    assert member.old_until == NOW + 100
+    assert two(epoch) > before
+    assert change(two, SECOND, now=NOW + 5) == member  # a lost answer
+    assert change(two, SECOND, caller=SECOND, now=NOW + 500) == member
+    assert change(two, THIRD, old=SECOND, caller=SECOND, now=NOW + 101).key == THIRD
+
+
+def test_only_the_present_key_names_its_successor(two) -> None:
+    with pytest.raises(NotAuthorizedError, match="present key"):
+        change(two, SECOND, old=THIRD)
+    change(two, SECOND)
+    for caller, old in ((FIRST, FIRST), (FIRST, SECOND), (SECOND, FIRST)):
+        with pytest.raises(NotAuthorizedError, match="present key"):
+            change(two, THIRD, caller=caller, old=old, now=NOW + 101)
+
+
+def test_keys_change_one_after_the_other(two) -> None:
+    change(two, SECOND)
+    with pytest.raises(InvalidArgumentError, match="not over yet") as refused:
+        change(two, THIRD, old=SECOND, caller=SECOND, now=NOW + 100)
+    assert refused.value.details == {"old_until": NOW + 100}
+
+
+def test_a_key_that_was_a_buckets_follows_none(two) -> None:
+    for taken in (OTHER, FIRST):
+        with pytest.raises(NotAuthorizedError, match="already"):
+            change(two, taken)
+    change(two, SECOND)
+    with pytest.raises(NotAuthorizedError, match="already"):
+        change(two, FIRST, old=SECOND, caller=SECOND, now=NOW + 101)
+    # Nor does it join as somebody else.
+    two(lambda tables: core.invite(tables, some_invite(), NOW))
+    with pytest.raises(NotAuthorizedError, match="another bucket's key"):
+        join(two, SECOND)
+
+
+def test_only_an_approved_bucket_changes_its_key(two) -> None:
+    two(lambda tables: core.revoke(tables, FIRST, NOW))
+    with pytest.raises(NotAuthorizedError):
+        change(two, SECOND)
+
+
+def test_the_old_key_goes_with_a_revocation(two) -> None:
+    change(two, SECOND)
+    two(lambda tables: core.revoke(tables, FIRST, NOW))
+    member = two(lambda tables: core.approve(tables, FIRST, NOW)).member
+    assert (member.key, member.old_key) == (SECOND, b"")
+
+
+async def test_both_keys_count_until_the_old_ones_end() -> None:
+    async with an_index() as cluster:
+        old, new = cluster.bucket.key, KeyPair.generate(cluster.rng)
+        statements = sign_key_change(old, new, cluster.options.cluster_id, 100)
+        await cluster.ask(cluster.bucket.caller, mb.ChangeBucketKey(*statements))
+        kinds = cluster.service.membership.kinds
+        cluster.clock.time += 100
+        assert kinds(old.principal) == kinds(new.principal) == {Kind.BUCKET}
+        roster = await roster_of(cluster)
+        assert roster.buckets[0].key == new.principal
+        assert roster.buckets[0].old_key == old.principal
+        cluster.clock.time += 1
+        assert kinds(old.principal) == frozenset()
+        assert kinds(new.principal) == {Kind.BUCKET}
+        caller = Caller(new.principal, frozenset({Kind.BUCKET}))
+        assert isinstance(await cluster.ask(caller, m.Feed(0, 0, 0)), m.FeedBatch)
+        # One number, one content: what is over goes with the next change.
+        again = await cluster.ask(caller, mb.GetRoster(0, 0))
+        signer = [cluster.index_key.principal]
+        assert roster == open_roster(
+            again.roster, cluster=cluster.options.cluster_id, signers=signer
+        )
 
 
 # --- the calls ----------------------------------------------------------------------------------
