@@ -1,20 +1,21 @@
-"""The answering side of a peer link: who is calling, may they, and one task per request."""
+"""The answering side of a peer link: who is calling, may they, and what they are answered."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import structlog
 import trio
 
 from ostnode.env import Rng
-from ostnode.errors import BusyError, InternalError, OstError, ShuttingDownError, UnknownCallError
+from ostnode.errors import InternalError, OstError, ShuttingDownError, UnknownCallError
 from ostnode.ids import Principal
 from ostnode.net.link import DEFAULT_LIMITS, Signer
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, secured
+from ostnode.net.workers import Workers
 from ostnode.wire.calls import Caller, Kind, Reply, Service, authorise
 from ostnode.wire.connection import Connection
 from ostnode.wire.frames import RemoteProtocolError
@@ -34,10 +35,6 @@ from ostnode.wire.states import State
 
 KindsOf: TypeAlias = Callable[[Principal], frozenset[Kind]]
 """What a principal is to this node; asked for every request, so that a roster change counts."""
-
-BODIES_AT_ONCE: Final = 4
-"""Answers with a body that one link makes at a time: a peer that asks for a window of them and
-does not read would have us hold a MiB for each."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -143,9 +140,8 @@ class _Server:
         self._services = services
         self._kinds_of = kinds_of
         self._linger_s = limits.linger_s
-        self._scopes: dict[int, trio.CancelScope] = {}
-        self._bodies = trio.CapacityLimiter(BODIES_AT_ONCE)
-        self._answered = trio.Event()
+        self._workers = Workers(session, self._outcome, self._answer)
+        self._answered = trio.lowlevel.ParkingLot()
         self._stopping = False
         self._draining = False
         self._tasks = trio.CancelScope()
@@ -168,7 +164,7 @@ class _Server:
             log.debug("link ended", reason=str(group.exceptions[0]))
 
     async def _read(self, handlers: trio.Nursery) -> OstError | None:
-        """Start a task per request until the connection is over; returns what to tell the peer."""
+        """Take requests until the connection is over; returns what to tell the peer."""
         try:
             while True:
                 event = await self._session.next_event()
@@ -181,17 +177,10 @@ class _Server:
 
     def _dispatch(self, event: Event, handlers: trio.Nursery) -> None:
         match event:
-            case RequestReceived(request_id, _, _, _, ms):
-                scope = trio.CancelScope(deadline=trio.current_time() + ms / 1000)
-                self._scopes[request_id] = scope
-                handlers.start_soon(self._serve, event, scope)
-            case RequestMalformed(request_id, error):
-                # In a task too: an answer waits for room, and reading does not wait for answers.
-                handlers.start_soon(self._answer, request_id, error)
+            case RequestReceived() | RequestMalformed():
+                self._workers.serve(event, handlers)
             case CancelReceived(request_id):
-                # Without a scope it crossed its answer, or was malformed and waits to be told so.
-                scope = self._scopes.get(request_id, trio.CancelScope())
-                scope.cancel()
+                self._workers.cancel(request_id)
             case GoawayReceived():
                 # The peer asks no more and waits for what it has asked; it may say so again.
                 if not self._draining:
@@ -200,32 +189,14 @@ class _Server:
             case _:
                 raise AssertionError(f"the state table let {event} through")
 
-    async def _serve(self, event: RequestReceived, scope: trio.CancelScope) -> None:
-        if event.spec.carries != "result":
-            await self._serve_now(event, scope)
-            return
-        async with self._bodies:
-            await self._serve_now(event, scope)
-
-    async def _serve_now(self, event: RequestReceived, scope: trio.CancelScope) -> None:
-        request_id = event.id
+    async def _outcome(self, event: RequestReceived) -> Reply | OstError:
         try:
-            outcome = await self._outcome(event, scope)
-        finally:
-            del self._scopes[request_id]
-        del event  # an answer that waits for a slow peer does not keep the request's body
-        await self._answer(request_id, outcome)
-
-    async def _outcome(self, event: RequestReceived, scope: trio.CancelScope) -> Reply | OstError:
-        try:
-            with scope:
-                return await self._handle(event)
+            return await self._handle(event)
         except OstError as error:
             return error
         except Exception:
             log.exception("call failed", call=event.spec.name)
             return InternalError()
-        return BusyError("the request was cancelled or its deadline passed")
 
     async def _handle(self, event: RequestReceived) -> Reply:
         if self._stopping:
@@ -242,9 +213,8 @@ class _Server:
             raise TypeError(f"{spec.name} answered with a {type(reply.message).__name__}")
         return reply
 
-    async def _answer(self, request_id: int, outcome: Reply | OstError) -> None:
-        """Send the one answer of a request, once the queue has room for it."""
-        await self._session.room()
+    def _answer(self, request_id: int, outcome: Reply | OstError) -> None:
+        """Post the one answer of a request; there is room for it in the queue."""
         if self._connection.state is not State.OPEN:
             return
         try:
@@ -256,8 +226,7 @@ class _Server:
             log.exception("an answer is over the limits of the wire")
             outgoing = self._connection.send_refusal(request_id, InternalError())
         self._session.post(outgoing)
-        self._answered.set()
-        self._answered = trio.Event()
+        self._answered.unpark_all()
 
     async def _stop(self, stopping: trio.Event) -> None:
         """Once `stopping` is set: say so, let requests in flight finish, end the link.
@@ -273,7 +242,7 @@ class _Server:
     async def _drain(self) -> None:
         """Let requests in flight finish and end the link; the peer may hang up first."""
         while self._connection.in_flight:
-            await self._answered.wait()
+            await self._answered.park()
         await self._session.flushed()
         await trio.sleep(self._linger_s)
         self._tasks.cancel()

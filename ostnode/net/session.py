@@ -73,7 +73,7 @@ class Session:
         self._queued_bytes = 0
         self._pong: int | None = None
         self._to_write = trio.Event()
-        self._written = trio.Event()
+        self._written = trio.lowlevel.ParkingLot()
         self._heard_at = trio.current_time()
         self._frame_since: float | None = None
         self._write_since: float | None = None
@@ -126,15 +126,20 @@ class Session:
         self._queued_bytes += len(head) + len(body)
         self._to_write.set()
 
+    @property
+    def full(self) -> bool:
+        """Whether too many bytes are queued."""
+        return self._queued_bytes > self._limits.queue_bytes_max
+
     async def room(self) -> None:
         """Wait while too many bytes are queued."""
-        while self._queued_bytes > self._limits.queue_bytes_max:
-            await self._written.wait()
+        while self.full:
+            await self._written.park()
 
     async def flushed(self) -> None:
         """Wait until everything queued is written."""
         while self._queued_bytes:
-            await self._written.wait()
+            await self._written.park()
 
     async def write(self) -> None:
         """The writer task; it alone touches the stream's sending side."""
@@ -151,8 +156,7 @@ class Session:
             await send_pieces(self._stream, pieces)
             self._write_since = None
             self._queued_bytes -= size
-            self._written.set()
-            self._written = trio.Event()
+            self._written.unpark_all()
 
     def _next_write(self) -> tuple[list[Buffer], int]:
         """What to write in one system call: small frames together, or up to one large body."""

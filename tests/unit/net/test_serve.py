@@ -9,9 +9,10 @@ import trio.testing
 from ostnode.codec import encode
 from ostnode.errors import NotFoundError
 from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
-from ostnode.net.serve import BODIES_AT_ONCE, _Server
+from ostnode.net.serve import _Server
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError
+from ostnode.net.workers import BODIES_AT_ONCE
 from ostnode.wire import incoming as i
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import BodyBuffers
@@ -284,7 +285,7 @@ async def test_an_answer_is_dropped_once_the_connection_is_over():
     stream, _ = memory_stream_pair()
     session = Session(stream, theirs, LIMITS)
     server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS)
-    await server._answer(1, NotFoundError())
+    server._answer(1, NotFoundError())
     with trio.fail_after(1):
         await session.flushed()
 
