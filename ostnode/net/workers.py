@@ -8,7 +8,6 @@ One worker stays when there is nothing to do.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
@@ -30,6 +29,9 @@ BODIES_AT_ONCE: Final = 4
 does not read would have us hold a MiB for each."""
 
 
+_NEVER: Final = trio.CancelScope().deadline
+
+
 class _Job:
     """A request without an answer. Its deadline and cancellation become those of a scope."""
 
@@ -41,7 +43,7 @@ class _Job:
         self.outcome: Reply | OstError | None = None
         self.placed = False
         """Whether it holds a place among the answers with a body."""
-        self._deadline = math.inf
+        self._deadline = _NEVER
         self._scope: trio.CancelScope | None = None
         self._cancelled = False
         if isinstance(event, RequestMalformed):
@@ -131,7 +133,7 @@ class Workers:
         while not self._waiting:
             if self._idle:
                 return None
-            scope.deadline = math.inf
+            scope.deadline = _NEVER
             await self._idle.park()
             self._called = False
         job = self._waiting.popleft()
