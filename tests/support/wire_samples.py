@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from ostnode.wire import events
 from ostnode.wire.calls import CALLS
 from ostnode.wire.fields import Bounds, Message
+from ostnode.wire.roster import Roster
+from ostnode.wire.rotation import KeyChange
 from ostnode.wire.schema import to_map
 
 EVENTS: tuple[type[Message], ...] = get_args(events.OutboxEvent) + get_args(events.FeedEvent)
+SIGNED: tuple[type[Message], ...] = (Roster, KeyChange)
+"""The payloads of statements about the cluster."""
 TEXT = "wählen Sie 水 "
 
 
@@ -43,7 +47,7 @@ def unbounded(hint: object) -> tuple[object, Bounds | None]:
 
 
 def message_classes() -> tuple[type[Message], ...]:
-    """Every class that crosses the wire in calls and events, parts of others included."""
+    """Every class that crosses the wire in calls, events and statements, and their parts."""
     found: dict[type[Message], None] = {}
 
     def add(hint: object) -> None:
@@ -58,8 +62,8 @@ def message_classes() -> tuple[type[Message], ...]:
     for spec in CALLS:
         add(spec.request)
         add(spec.result)
-    for event in EVENTS:
-        add(event)
+    for other in EVENTS + SIGNED:
+        add(other)
     return tuple(found)
 
 
