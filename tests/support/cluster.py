@@ -27,6 +27,7 @@ from ostnode.ids import BlobId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
 from ostnode.net.link import Link, Signer, open_link
 from ostnode.net.memory import MemoryNetwork, MemoryStream
+from ostnode.net.tls import TlsNetwork
 from ostnode.net.transport import Handler, LinkClosedError, Network
 from ostnode.node.bucket import open_bucket_role
 from ostnode.node.index import open_index_role
@@ -57,6 +58,7 @@ class Shape:
     """What a test may want to be different: how many buckets, and keys of their config tables."""
 
     buckets: int = 2
+    peer_tls: bool = False
     index: Mapping[str, object] = field(default_factory=dict)
     bucket: Mapping[str, object] = field(default_factory=dict)
 
@@ -202,6 +204,7 @@ class Node(Place):
             clock=self.cluster.clock,
             rng=self.cluster.rng,
             network=self.uplink,
+            below_tls=self.uplink,
             make_worker=lambda _threads: InlineWorker(),
         )
 
@@ -368,6 +371,7 @@ class Cluster(Town):
         self.clock = ClusterClock()
         self.rng = SeededRng()
         self.network = MemoryNetwork()
+        self.peers = TlsNetwork(below=self.network) if shape.peer_tls else self.network
         self.ports = count(7000)
         self.way = Way(self)
         self.index: IndexNode = IndexNode(self, "index")
@@ -396,7 +400,7 @@ class Cluster(Town):
         }
         document = {
             "cluster_id": str(CLUSTER),
-            "node": {"peer_tls": False},
+            "node": {"peer_tls": shape.peer_tls},
             "index": _table(self.index) | who | index | dict(shape.index),
             "bucket": [_table(node) | who | bucket | dict(shape.bucket) for node in self.buckets],
         }
@@ -430,7 +434,7 @@ class Cluster(Town):
 
     def dial(self, node: Node, signer: Signer) -> AbstractAsyncContextManager[Link]:
         return open_link(
-            self.network,
+            self.peers,
             node.address,
             signer=signer,
             verify=verify,
