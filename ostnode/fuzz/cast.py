@@ -25,6 +25,7 @@ NAMES: Final = (
 chats."""
 PEERS: Final = ("alice", "bob", "mallory", "rival", "app", "operator", "bucket", "index")
 """Who may be played."""
+USERS: Final = frozenset({"alice", "bob"})
 STRANGERS: Final = frozenset({"mallory", "rival"})
 """Who is nobody to the nodes: whatever they do, nothing changes."""
 _KINDS: Final[Mapping[str, frozenset[Kind]]] = {
@@ -66,6 +67,12 @@ class Cast:
             if key.principal == principal:
                 return name
         return ""
+
+    def is_registered(self, principal: bytes) -> bool:
+        """Whether the principal may be a user of the node."""
+        if self._live:
+            return self.may_anything(principal)
+        return self.name_of(principal) in USERS
 
     def may_anything(self, principal: bytes) -> bool:
         """Whether it is not known what the principal may do."""

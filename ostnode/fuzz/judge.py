@@ -278,6 +278,8 @@ class Judge:
 
     def _hear_answer(self, kind: int, header: dict[str, Item], body: bytes, now: float) -> None:
         number = header.pop("id", None)
+        if self.state == "leaving":
+            return  # what crossed our GOAWAY may be answered or not
         asked = self.asked.get(number) if type(number) is int else None
         if asked is None or asked.answered_at >= 0:
             self.problems.append("the node answered what was not asked, or twice")
@@ -338,8 +340,8 @@ class Judge:
         if self.ended_at >= 0 or channel.is_reset or channel.deaf:
             return {}
         if channel.finished_at >= 0:
-            return {"the end of the link after our end": channel.finished_at + slack}
-        if self.violation:
+            due = {"the end of the link after our end": channel.finished_at + slack}
+        elif self.violation:
             due = {f"the end of the link ({self.violation})": self._violated_at + slack}
         elif self.state == "leaving" or self._told:
             return {}

@@ -118,6 +118,13 @@ class Player:
             judge.overrun()
             played.found(judge.problems)
             played.features |= judge.features
+        if not any(self._has_power(judge.principal) for judge in played.judges if judge.asked):
+            asked = [each for judge in played.judges for each in judge.asked.values()]
+            leaks = [each for each in asked if each.foreign and each.outcome == "reply"]
+            played.found([f"the node answered {each.name} though {each.foreign}" for each in leaks])
+
+    def _has_power(self, principal: bytes) -> bool:
+        return bool(self._cast.kinds(principal)) or self._cast.may_anything(principal)
 
     async def _do(
         self, step: Step, links: dict[int, FuzzLink], nursery: trio.Nursery, played: Played

@@ -44,6 +44,8 @@ STORED: Final = b"alice sends this to general, and it is stored"
 """A whole blob of alice's, in the chat `general`."""
 BEGUN: Final = b"alice has begun to send this; one chunk of it is there"
 """A blob whose first chunk has come."""
+_SETTLED_S: Final = 3.0
+"""Longer than the index keeps small changes to itself."""
 _UNJUDGED: Final = frozenset({"meta", "buckets", "feed", "unstamped"})
 """Tables that change by themselves: reports and the feed, made from the others."""
 
@@ -94,6 +96,8 @@ class World:
         self._database = database
         self.grants: dict[str, bytes] = {}
         self.uids: dict[str, bytes] = {}
+        self.cursor = 0
+        """How far the bucket has read the feed: all there is."""
         self.services: dict[str, tuple[Kind, Service]] = {
             "index": (Kind.INDEX, index),
             "bucket": (Kind.BUCKET, bucket.service),
@@ -144,7 +148,9 @@ class World:
         await self._upload("alice", "used", STORED, chunks=len(pieces_of(STORED)))
         await self._upload("alice", "open", BEGUN, chunks=1)
         await self._upload("bob", "bobs", STORED, chunks=0)
+        await trio.sleep(_SETTLED_S)
         await self.sync()
+        _, self.cursor = self.bucket.desk.durable.feed_cursor()
         for who in ("alice", "bob"):
             info = await self.ask(who, m.GetUser())
             assert isinstance(info, m.UserInfo)

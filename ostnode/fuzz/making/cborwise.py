@@ -17,6 +17,7 @@ from ostnode.fuzz.making.material import (
 from ostnode.fuzz.making.messages import any_call, good_message
 from ostnode.fuzz.making.rawcbor import plain, with_quirk
 from ostnode.fuzz.spec import AUTH, CANCEL, GOAWAY, HELLO, PING
+from ostnode.fuzz.strictcbor import DEPTH_MAX, ITEMS_MAX
 from ostnode.wire import session as s
 
 
@@ -24,6 +25,8 @@ def make(rng: Random, material: Material) -> Case:
     """One header with a quirk, before, within or after the handshake."""
     if rng.random() < 0.2:  # noqa: PLR2004
         return _in_handshake(rng, material)
+    if rng.random() < 0.2:  # noqa: PLR2004
+        return _edges(rng)
     steps: list[Step] = opened(0, anybody(rng), somewhere(rng))
     name = ""
     for number in range(1, rng.randint(2, 4)):
@@ -32,6 +35,25 @@ def make(rng: Random, material: Material) -> Case:
         trailing = rng.randbytes(rng.randint(1, 3)) if rng.random() < 0.05 else b""  # noqa: PLR2004
         steps.append(Send(0, frame(header + trailing)))
     return Case(f"{name} in a header", Layer.CBOR, tuple(steps))
+
+
+def _edges(rng: Random) -> Case:
+    """A good header whose message is nonsense: exactly as deep or as large as may be, or more."""
+    steps: list[Step] = opened(0, anybody(rng), somewhere(rng))
+    nothing: list[object] = []
+    for number in range(1, 4):
+        more = rng.choice((-1, 0, 0, 1, 1))
+        message = nothing
+        if rng.random() < 0.5:  # noqa: PLR2004
+            # The header itself is one level, and so is the list within.
+            for _ in range(DEPTH_MAX - 2 + more):
+                message = [message]
+        else:
+            entries = len(request_map(number, 1, None))
+            filler = rng.choice((0, b"x" * 14, nothing))
+            message = [filler] * (ITEMS_MAX - entries + more)
+        steps.append(Send(0, frame(plain(request_map(number, 2, message, MS)))))
+    return Case("edges of a header", Layer.CBOR, tuple(steps))
 
 
 def _header(rng: Random, number: int, material: Material) -> dict[str, object]:

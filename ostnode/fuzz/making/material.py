@@ -54,6 +54,8 @@ class Material:
     grants: Sequence[bytes]
     tokens: Sequence[bytes]
     blobs: Sequence[bytes]
+    cursor: int = 0
+    """The end of the feed."""
 
     def principal(self, rng: Random) -> bytes:
         """Somebody's, or nobody's."""
@@ -62,18 +64,17 @@ class Material:
         return bytes(rng.choice([*choices, bytes(32), rng.randbytes(32)]))
 
 
-async def _gather(cast: Cast) -> tuple[dict[str, bytes], dict[str, bytes]]:
+async def _gather(cast: Cast) -> tuple[dict[str, bytes], dict[str, bytes], int]:
     async with open_world(cast) as world:
-        return dict(world.uids), dict(world.grants)
+        return dict(world.uids), dict(world.grants), world.cursor
 
 
 def gather_material(cast: Cast) -> Material:
-    """Open a world once and take along what its people hold."""
-    uids, grants = run_virtually(lambda: _gather(cast))
+    """Open a world once and take along what its people hold; a live node takes them for forged."""
+    uids, grants, cursor = run_virtually(lambda: _gather(Cast()))
     blobs = [blob_id_of(STORED), blob_id_of(BEGUN), blob_id_of(b"nothing")]
-    return Material(
-        cast, uids, [*grants.values(), *_forged_grants(cast, uids)], _tokens(cast, uids), blobs
-    )
+    known = [*grants.values(), *_forged_grants(cast, uids)]
+    return Material(cast, uids, known, _tokens(cast, uids), blobs, cursor)
 
 
 def _forged_grants(cast: Cast, uids: Mapping[str, bytes]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import Final
 
@@ -12,6 +13,7 @@ from ostnode.wire.calls import CALLS, CallSpec
 from ostnode.wire.fields import Message
 
 LIST_MAX: Final = 3
+TEXT_MAX: Final = 40_000
 _WRONG: Final[tuple[object, ...]] = (
     None,
     True,
@@ -65,6 +67,59 @@ def bad_message(rng: Random, message: type[Message], material: Material) -> dict
     else:
         result[name] = _overstepped(rng, name, shape, material)
     return result
+
+
+def overstepping(rng: Random, call: CallSpec, material: Material) -> dict[str, object]:
+    """A message whose one fault is a bound that is overstepped by one, where it has any."""
+    result = good_message(rng, call.request, material)
+    paths = list(_bounded(call.request))
+    if paths:
+        _overstep(rng, result, call.request, rng.choice(paths), material)
+    return result
+
+
+def _bounded(message: type[Message]) -> Iterator[tuple[str, ...]]:
+    """The paths of all fields with bounds; through lists as well."""
+    for name, shape in shape_of(message).items():
+        if shape.high >= 0:
+            yield (name,)
+        inner = shape.message or (shape.inner.message if shape.inner is not None else None)
+        if inner is not None:
+            yield from ((name, *rest) for rest in _bounded(inner))
+
+
+def _overstep(
+    rng: Random,
+    value: dict[str, object],
+    message: type[Message],
+    path: tuple[str, ...],
+    material: Material,
+) -> None:
+    name, *rest = path
+    shape = shape_of(message)[name]
+    if not rest:
+        value[name] = _beyond(rng, name, shape, material)
+        return
+    inner = shape.message or (shape.inner.message if shape.inner is not None else None)
+    assert inner is not None
+    child = good_message(rng, inner, material)
+    _overstep(rng, child, inner, tuple(rest), material)
+    value[name] = child if shape.message is not None else [child]
+
+
+def _beyond(rng: Random, name: str, shape: Shape, material: Material) -> object:
+    """One more, or one less, than the bounds allow."""
+    size = rng.choice([each for each in (shape.low - 1, shape.high + 1) if each >= 0])
+    match shape.kind:
+        case "int":
+            return size
+        case "text":
+            return "x" * min(size, TEXT_MAX)
+        case "list":
+            assert shape.inner is not None
+            return [_value(rng, name, shape.inner, material)] * size
+        case _:
+            return bytes(min(size, TEXT_MAX))
 
 
 def _value(rng: Random, name: str, shape: Shape, material: Material) -> object:

@@ -15,7 +15,7 @@ from ostnode.fuzz.making.material import (
     request,
     somewhere,
 )
-from ostnode.fuzz.making.messages import any_call, bad_message, good_message
+from ostnode.fuzz.making.messages import any_call, bad_message, good_message, overstepping
 from ostnode.fuzz.world import BEGUN, STORED, pieces_of
 from ostnode.wire import messages as m
 from ostnode.wire.calls import CALLS, CallSpec, Kind, call_of
@@ -26,7 +26,7 @@ _BODIES: Final = (b"", b"x", b"x" * 15, b"x" * 16, b"x" * 17, b"x" * 4096)
 
 def make(rng: Random, material: Material) -> Case:
     """Calls of the wrong people, about the wrong things, with numbers at the edges."""
-    maker = rng.choice((_calls, _calls, _calls, _one_call_by_everybody, _upload, _reads, _quota))
+    maker = rng.choice(_MAKERS)
     name, steps = maker(rng, material)
     return Case(name, Layer.SEMANTICS, tuple(steps))
 
@@ -37,6 +37,19 @@ def _calls(rng: Random, material: Material) -> tuple[str, list[Step]]:
     for number in range(1, rng.randint(2, _ASKS_MAX + 1)):
         steps.append(Send(0, _ask(rng, number, any_call(rng), material)))
     return f"{who} asks the {to}", steps
+
+
+def _bounds(rng: Random, material: Material) -> tuple[str, list[Step]]:
+    """Messages with one bound overstepped by one."""
+    steps = opened(0, anybody(rng), somewhere(rng))
+    for number in range(1, 9):
+        call = rng.choice(CALLS)
+        message = overstepping(rng, call, material)
+        try:
+            steps.append(Send(0, request(number, call.number, message)))
+        except OstError:  # it is over the limits of an encoding besides
+            continue
+    return "bounds overstepped by one", steps
 
 
 def _one_call_by_everybody(rng: Random, material: Material) -> tuple[str, list[Step]]:
@@ -113,3 +126,15 @@ def _quota(rng: Random, _material: Material) -> tuple[str, list[Step]]:
     )
     steps.append(Send(0, data))
     return "allocations around the limit", steps
+
+
+_MAKERS: Final = (
+    _calls,
+    _calls,
+    _bounds,
+    _bounds,
+    _one_call_by_everybody,
+    _upload,
+    _reads,
+    _quota,
+)

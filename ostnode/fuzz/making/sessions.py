@@ -39,8 +39,6 @@ from ostnode.wire.session import FrameKind
 
 _FEED: Final = call_of(m.Feed).number
 _USER: Final = call_of(m.GetUser).number
-_FOREVER: Final = {"incarnation": EPOCH * 1_000_000, "seq": 1 << 40, "wait_ms": 60_000}
-"""A poll that waits: nothing is behind such a cursor."""
 
 
 def make(rng: Random, material: Material) -> Case:
@@ -125,13 +123,18 @@ def _ids(rng: Random, _material: Material) -> list[Step]:
     return [*opened(0, anybody(rng), "index"), Send(0, data)]
 
 
-def _overrun(rng: Random, _material: Material) -> list[Step]:
+def _overrun(rng: Random, material: Material) -> list[Step]:
     """About as many polls as the window takes."""
-    count = WINDOW_REQUESTS + rng.choice((-1, 0, 1, 2, 40))
-    polls = b"".join(request(number, _FEED, _FOREVER) for number in range(1, count + 1))
-    later = [Pause(rng.choice((0.0, 5.0)))]
+    count = WINDOW_REQUESTS + rng.choice((0, 1, 1, 2, 40))
+    polls = b"".join(request(number, _FEED, _poll(material)) for number in range(1, count + 1))
+    later = [Pause(5.0)]
     cancels = b"".join(_cancel(number) for number in range(1, rng.choice((1, 3, count + 1))))
     return [*opened(0, "bucket", "index"), Send(0, polls), *later, Send(0, cancels)]
+
+
+def _poll(material: Material) -> dict[str, object]:
+    """A poll of the feed that waits: there is no news."""
+    return {"incarnation": EPOCH * 1_000_000, "seq": material.cursor, "wait_ms": 60_000}
 
 
 def _cancel(number: int) -> bytes:
@@ -164,12 +167,12 @@ def _deaf(rng: Random, material: Material) -> list[Step]:
     return [*steps, Pause(rng.choice((0.0, 2.0, 40.0, 100.0))), Listen(0)]
 
 
-def _deadlines(rng: Random, _material: Material) -> list[Step]:
+def _deadlines(rng: Random, material: Material) -> list[Step]:
     """Requests with hardly any time, or more than there is."""
     steps = opened(0, "bucket", "index")
     for number in range(1, 6):
         ms = rng.choice((0, 1, 2, 1_000, 600_000, 600_001))
-        steps.append(Send(0, request(number, _FEED, _FOREVER, ms=ms)))
+        steps.append(Send(0, request(number, _FEED, _poll(material), ms=ms)))
         if rng.random() < 0.5:  # noqa: PLR2004
             steps.append(Send(0, _cancel(rng.randint(1, number))))
     return steps
