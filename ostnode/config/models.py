@@ -37,6 +37,7 @@ from ostnode.config.values import (
     Size,
     Skew,
     WholeSeconds,
+    none_if_empty,
 )
 
 KIB: Final = 1 << 10
@@ -118,12 +119,16 @@ class _RoleConfig(_Table):
 class IndexConfig(_RoleConfig):
     """[index]: users, allowances, placements. `buckets` are members beforehand.
 
-    `public_peer` is what join tokens say; it is empty when `peer` does not tell, either.
+    `public_peer` is what join tokens say; it is empty when `peer` does not tell, either. The key in
+    `next_key_file` is announced; when it has become `key_file`, the one before counts for
+    `key_overlap` more.
     """
 
     apps: Annotated[Apps, Field(min_length=1)]
     buckets: Annotated[Buckets, Field(max_length=256)] = ()
     public_peer: Annotated[OptionalAddress, Field(validate_default=True)] = ""
+    next_key_file: Annotated[FilePath | None, BeforeValidator(none_if_empty)] = None
+    key_overlap: WholeSeconds = 7 * 86_400
     chunk_bytes: Annotated[Size, Field(ge=CHUNK_BYTES_MIN, le=CHUNK_BYTES_MAX)] = MIB
     blob_bytes_max: Annotated[Size, Field(ge=1)] = 16 * GIB
     grant_ttl: WholeSeconds = 3600

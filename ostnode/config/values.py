@@ -154,6 +154,11 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     return base / value
 
 
+def none_if_empty(value: object) -> object:
+    """An empty text is no value."""
+    return None if value == "" else value
+
+
 def _principal_parser(kind: PrincipalKind) -> BeforeValidator:
     def parse(value: object) -> Principal:
         hint = f"it starts with {kind}1q; `ostnode key show FILE --kind {kind}` prints it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,13 +63,15 @@ def mint_grant(key: KeyPair, grant: Grant) -> bytes:
 def open_grant(
     data: bytes,
     *,
-    index: Principal,
+    index: Principal | Collection[Principal],
     bucket: Principal,
     bucket_incarnation: int,
     now: float,
     skew: int,
 ) -> Grant:
     """The claims of a grant that this index gave for this bucket, as it is now.
+
+    While its keys change an index has more than one.
 
     Left to the caller: the index incarnation, that the user is the caller, the floor, and that
     the grant is not closed. Raises GrantInvalidError or GrantExpiredError.

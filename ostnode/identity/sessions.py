@@ -6,6 +6,7 @@ session, its own statement to itself, so a session is worth nothing at any other
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,8 +60,10 @@ def mint_login(key: KeyPair, login: Login) -> bytes:
     return mint(key, login.caller, LOGIN_TYP, encode_claims(claims))
 
 
-def open_login(data: bytes, *, node: Principal, now: float, limits: TokenLimits) -> Login:
-    """The claims of a login to this node, signed by the caller it names.
+def open_login(
+    data: bytes, *, nodes: Collection[Principal], now: float, limits: TokenLimits
+) -> Login:
+    """The claims of a login to a node that goes by one of these, signed by the caller it names.
 
     Left to the caller: `(caller, cti)` not seen before (remember it until `issued_at` +
     login_ttl_s + skew_s), issued after the process started, and the origin. Raises
@@ -75,7 +78,7 @@ def open_login(data: bytes, *, node: Principal, now: float, limits: TokenLimits)
         cti=claims.data(Claim.CTI, low=CTI_BYTES_MIN, high=CTI_BYTES_MAX),
     )
     claims.finish()
-    if login.node != node:
+    if login.node not in nodes:
         raise TokenInvalidError("it is for another node")
     check_times(
         login.issued_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,14 +54,17 @@ def mint(key: KeyPair, signer: Principal, typ: str, payload: bytes) -> bytes:
     return sign1(key, typ, payload)
 
 
-def open_claims(data: bytes, typ: str, signer: Principal | None) -> tuple[Principal, ClaimReader]:
+def open_claims(
+    data: bytes, typ: str, signer: Principal | Collection[Principal] | None
+) -> tuple[Principal, ClaimReader]:
     """The signer and the claims of a statement of this type that its signer did sign.
 
-    Checks in this order: size, form, signer (None: whoever it names), signature, type.
-    Raises TokenInvalidError.
+    Checks in this order: size, form, signer (one of these; None: whoever it names), signature,
+    type. Raises TokenInvalidError.
     """
     statement = parse_sign1(data)
-    if signer is not None and statement.kid != signer:
+    signers = (signer,) if isinstance(signer, Principal) else signer
+    if signers is not None and statement.kid not in signers:
         raise TokenInvalidError("it is signed by another key")
     if not statement.verified():
         raise TokenInvalidError("its signature is wrong")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -17,7 +17,7 @@ from ostnode.node.errors import StartError
 from ostnode.node.memory import MembershipFile, Remembered
 from ostnode.wire import membership as mb
 from ostnode.wire.fields import Message, Request
-from ostnode.wire.roster import Roster, open_roster
+from ostnode.wire.roster import Roster, RosterKey, open_roster
 
 R = TypeVar("R", bound=Message)
 
@@ -53,11 +53,16 @@ def find_index(
     else:
         hint = f"give {name}.join, which `ostnode bucket invite` prints, or index and index_peer"
         raise StartError(f"{name} has joined no index yet", hint)
-    if remembered is not None and place.index != remembered.index:
+    if remembered is not None and place.index not in remembered.index_names():
         raise StartError(
             f"{name} has joined another index", f"check {name}.index or join, and {name}.data_dir"
         )
     return place
+
+
+def counting(keys: Iterable[RosterKey], now: float) -> tuple[Principal, ...]:
+    """Those of an index's keys that count now."""
+    return tuple(each.key for each in keys if not each.until or now <= each.until)
 
 
 class Belonging:
@@ -75,6 +80,7 @@ class Belonging:
         remembered: Remembered | None,
         file: MembershipFile,
         worker: Worker,
+        now: Callable[[], float],
     ) -> None:
         self.place = place
         self.bucket = bucket
@@ -84,7 +90,10 @@ class Belonging:
         self._worker = worker
         self._known = remembered or Remembered(cluster, bucket, place.index, place.peer)
         self._saved = remembered is not None
+        self._now = now
         self._told = 0
+        self._dials = 0
+        self._keys = self._known.keys
         self._roster: Roster | None = None
         self._problem = ""
 
@@ -97,6 +106,21 @@ class Belonging:
     def roster(self) -> Roster | None:
         """The newest roster, once the index has confirmed it or told a newer one."""
         return self._roster
+
+    def index_keys(self) -> tuple[Principal, ...]:
+        """With what the index may sign now, and answer at its peer address."""
+        return counting(self._keys, self._now()) or (self.place.index,)
+
+    def expected(self) -> Principal:
+        """Whom to dial: another of its keys each time, until `reached`."""
+        keys = self.index_keys()
+        key = keys[self._dials % len(keys)]
+        self._dials += 1
+        return key
+
+    def reached(self) -> None:
+        """The index answered under the key that was expected last."""
+        self._dials -= 1
 
     def checks(self) -> Mapping[str, str]:
         """For /readyz."""
@@ -141,20 +165,28 @@ class Belonging:
 
         Raises TokenInvalidError for one of another cluster or signer.
         """
-        roster = open_roster(signed, cluster=self._cluster, signers=(self.place.index,))
+        roster = open_roster(signed, cluster=self._cluster, signers=self.index_keys())
         self._told = roster.epoch
         if roster.epoch < self._known.epoch:
             self._problem = f"the index tells roster {roster.epoch}, older than one seen before"
             _log.warning("old_roster_refused", epoch=roster.epoch, newest=self._known.epoch)
             return
         self._roster, self._problem = roster, ""
-        self._warn_of_new_key(roster)
+        self._look_for_key(roster)
         if roster.epoch > self._known.epoch or not self._saved:
-            await self._save(replace(self._known, epoch=roster.epoch, roster=signed))
+            self._keys = roster.index_keys
+            known = replace(self._known, epoch=roster.epoch, keys=self._keys, roster=signed)
+            await self._save(known)
 
-    def _warn_of_new_key(self, roster: Roster) -> None:
+    def _look_for_key(self, roster: Roster) -> None:
+        """Raise NotAuthorizedError for a key of another bucket: its events would pass for ours."""
         for each in roster.buckets:
-            if each.principal == self.bucket and each.old_key == self._key:
+            if self._key not in {each.key, each.old_key}:
+                continue
+            if each.principal != self.bucket:
+                self._problem = "key_file holds the key of another bucket"
+                raise NotAuthorizedError(self._problem)
+            if each.old_key == self._key:
                 _log.warning("restart_for_new_key", old_key_until=each.old_until)
 
     async def _save(self, known: Remembered) -> None:

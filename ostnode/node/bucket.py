@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -52,7 +52,6 @@ async def open_bucket_role(
     remembered = memory.load()
     place = find_index(name, bucket, config.cluster_id, remembered)
     named = remembered.bucket if remembered else key.principal
-    options = bucket_options(config, bucket, named, place.index)
     belonging = Belonging(
         place,
         named,
@@ -61,6 +60,14 @@ async def open_bucket_role(
         remembered,
         memory,
         seams.make_worker(1),
+        seams.clock.now,
+    )
+    options = bucket_options(
+        config,
+        bucket,
+        named,
+        remembered.index if remembered else place.index,
+        belonging.index_keys,
     )
     try:
         async with open_bucket(
@@ -117,13 +124,14 @@ class _IndexTalk:
             self.belonging.place.peer,
             signer=self._key,
             verify=verify,
-            expect=self.belonging.place.index,
+            expect=self.belonging.expected(),
             rng=self._seams.rng,
             roster_epoch=self.belonging.epoch,
         )
 
     async def _use(self, link: Link) -> None:
         self._linked = True
+        self.belonging.reached()
         try:
             if ROSTER not in link.features:
                 await self._opened.sync.run(link, self._url)
@@ -146,11 +154,12 @@ def _role(
     talk: _IndexTalk,
     seams: Seams,
 ) -> Role:
-    kinds_of = kinds_from({
-        Kind.APP: bucket.apps,
-        Kind.OPERATOR: bucket.operators,
-        Kind.INDEX: (talk.belonging.place.index,),
-    })
+    by_config = kinds_from({Kind.APP: bucket.apps, Kind.OPERATOR: bucket.operators})
+
+    def kinds_of(principal: Principal) -> frozenset[Kind]:
+        is_index = principal in talk.belonging.index_keys()
+        return by_config(principal) | ({Kind.INDEX} if is_index else frozenset())
+
     service = opened.service
     sessions = Sessions(
         key,
@@ -158,7 +167,7 @@ def _role(
         limits=token_limits(config.tokens),
         kinds_of=kinds_of,
         is_blocked=service.is_blocked,
-        node=talk.belonging.bucket,
+        names=lambda: (talk.belonging.bucket,),
     )
     return Role(
         name=name,
@@ -179,12 +188,17 @@ def _role(
 
 
 def bucket_options(
-    config: Config, bucket: BucketConfig, named: Principal, index: Principal
+    config: Config,
+    bucket: BucketConfig,
+    named: Principal,
+    index: Principal,
+    index_keys: Callable[[], Collection[Principal]] | None = None,
 ) -> BucketOptions:
     """The config's [[bucket]] as the role takes it: its name, and the index whose grants count."""
     return BucketOptions(
         principal=named,
         index=index,
+        index_keys=index_keys,
         cluster_id=config.cluster_id,
         user_uploads_max=bucket.user_uploads_max,
         user_references_max=bucket.user_references_max,

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ostnode.config import Config, IndexConfig
+from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal, PrincipalKind
+from ostnode.keyfiles import load_seed
 from ostnode.node.errors import StartError
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
@@ -37,6 +39,7 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
                 limits=options.tokens,
                 kinds_of=kinds_of,
                 is_blocked=service.is_blocked,
+                names=membership.names,
             )
             yield Role(
                 name="index",
@@ -63,11 +66,20 @@ def index_options(config: Config, index: IndexConfig) -> IndexOptions:
         cluster_id=config.cluster_id,
         buckets=index.buckets,
         peer=index.public_peer,
+        successor=_successor(index),
+        key_overlap_s=index.key_overlap,
         data_dir=index.data_dir,
         rules=_rules(index),
         tokens=token_limits(config.tokens),
         push_interval_s=index.push_interval,
     )
+
+
+def _successor(index: IndexConfig) -> Principal | None:
+    """The principal of the key to come; raises KeyFileError."""
+    if index.next_key_file is None:
+        return None
+    return KeyPair.from_seed(load_seed(index.next_key_file)).principal
 
 
 def _rules(index: IndexConfig) -> Rules:

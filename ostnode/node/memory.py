@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
+from ostnode.codec import CBOR_BYTES_MAX
 from ostnode.errors import InvalidArgumentError
 from ostnode.ids import ClusterId, Principal
 from ostnode.node.errors import StartError
 from ostnode.wire.fields import Address, Amount, Bounds, Message
 from ostnode.wire.membership import ROSTER_BYTES_MAX
+from ostnode.wire.roster import KEYS_MAX, RosterKey
 from ostnode.wire.schema import decode_message, encode_message
 
 FILE_NAME: Final = "membership"
-_FILE_BYTES_MAX: Final = 64 * 1024
+_FILE_BYTES_MAX: Final = CBOR_BYTES_MAX
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -29,7 +31,8 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 class Remembered(Message):
     """The bucket's name, which its first key gave it, its index, and where that listens for peers.
 
-    `roster` is empty before the first.
+    `index` is the key under which the bucket first knew it, `keys` are those of the newest roster;
+    that is empty before the first.
     """
 
     cluster_id: ClusterId
@@ -37,7 +40,12 @@ class Remembered(Message):
     index: Principal
     index_peer: Address
     epoch: Amount = 0
+    keys: Annotated[tuple[RosterKey, ...], Bounds(0, KEYS_MAX)] = ()
     roster: Annotated[bytes, Bounds(0, ROSTER_BYTES_MAX)] = b""
+
+    def index_names(self) -> set[Principal]:
+        """The keys by which a config may name this index."""
+        return {self.index, *(each.key for each in self.keys)}
 
 
 class MembershipFile:

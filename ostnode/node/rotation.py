@@ -6,6 +6,7 @@ file is replaced by the old key, afterwards by the new one. While they overlap b
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,13 +14,13 @@ import trio
 
 from ostnode.client.errors import UnreachableError
 from ostnode.config import Config
-from ostnode.errors import InternalError, NotAuthorizedError
+from ostnode.errors import InternalError, NotAuthorizedError, UnauthenticatedError
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import Principal
 from ostnode.keyfiles import create_key_file, load_seed, put_in_place, successor_of
 from ostnode.net.link import open_link
 from ostnode.net.transport import LinkClosedError
-from ostnode.node.belonging import IndexPlace, find_index
+from ostnode.node.belonging import counting, find_index
 from ostnode.node.errors import StartError
 from ostnode.node.memory import MembershipFile
 from ostnode.node.role import load_key
@@ -59,37 +60,52 @@ async def rotate_bucket_key(config: Config, number: int, overlap_s: int, seams: 
         create_key_file(successor, seams.rng)
     new = KeyPair.from_seed(load_seed(successor))
     request = ChangeBucketKey(*sign_key_change(old, new, config.cluster_id, overlap_s))
+    keys = counting(remembered.keys, seams.clock.now()) or (place.index,)
+    index = _Index(place.peer, keys, config.node.peer_tls, seams)
     try:
-        until = await _tell(place, config, old, request, seams)
+        until = await index.tell(old, request)
     except NotAuthorizedError as refusal:
         # Cut off after the index had agreed, and the old key is over since?
         try:
-            until = await _tell(place, config, new, request, seams)
+            until = await index.tell(new, request)
         except NotAuthorizedError:
             raise refusal from None
     put_in_place(successor, table.key_file)
     return Rotated(remembered.bucket, new.principal, until)
 
 
-async def _tell(
-    place: IndexPlace, config: Config, signer: KeyPair, request: ChangeBucketKey, seams: Seams
-) -> int:
-    """Tell the index; until when the old key counts."""
-    try:
-        with trio.fail_after(DEADLINE_S):
-            async with open_link(
-                seams.peers(signer, tls=config.node.peer_tls),
-                place.peer,
-                signer=signer,
-                verify=verify,
-                expect=place.index,
-                rng=seams.rng,
-            ) as link:
-                message = (await link.call(request)).message
-    except LinkClosedError as error:
-        raise UnreachableError(place.peer, str(error)) from error
-    except trio.TooSlowError:
-        raise UnreachableError(place.peer, f"no answer within {DEADLINE_S:g} s") from None
-    if not isinstance(message, KeyChanged):
-        raise InternalError(f"the index answered {type(message).__name__}")
-    return message.old_until
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Where the index is, and the keys under which it may answer, at least one."""
+
+    peer: str
+    keys: tuple[Principal, ...]
+    tls: bool
+    seams: Seams
+
+    async def tell(self, signer: KeyPair, request: ChangeBucketKey) -> int:
+        """Until when the old key counts."""
+        for key in self.keys[:-1]:
+            with suppress(UnauthenticatedError):  # it answers under another one
+                return await self._tell(key, signer, request)
+        return await self._tell(self.keys[-1], signer, request)
+
+    async def _tell(self, key: Principal, signer: KeyPair, request: ChangeBucketKey) -> int:
+        try:
+            with trio.fail_after(DEADLINE_S):
+                async with open_link(
+                    self.seams.peers(signer, tls=self.tls),
+                    self.peer,
+                    signer=signer,
+                    verify=verify,
+                    expect=key,
+                    rng=self.seams.rng,
+                ) as link:
+                    message = (await link.call(request)).message
+        except LinkClosedError as error:
+            raise UnreachableError(self.peer, str(error)) from error
+        except trio.TooSlowError:
+            raise UnreachableError(self.peer, f"no answer within {DEADLINE_S:g} s") from None
+        if not isinstance(message, KeyChanged):
+            raise InternalError(f"the index answered {type(message).__name__}")
+        return message.old_until

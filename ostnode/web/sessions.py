@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,8 +51,8 @@ class Sessions:
     """Gives sessions for logins and knows callers by them.
 
     `kinds_of` says what a principal is to this node; `is_blocked` whether it gets no session.
-    Logins are to `node`, which is the key's principal unless the node kept its name over a change
-    of keys. They are good once; those issued before this object existed are refused, because nobody
+    Logins are to one of `names`: the key's principal, unless the node has changed its key. They are
+    good once; those issued before this object existed are refused, because nobody
     remembers which of them were used.
     """
 
@@ -64,10 +64,10 @@ class Sessions:
         limits: TokenLimits,
         kinds_of: Callable[[Principal], frozenset[Kind]],
         is_blocked: Callable[[Principal], bool],
-        node: Principal | None = None,
+        names: Callable[[], Sequence[Principal]] | None = None,
     ) -> None:
         self._key = key
-        self._node = node or key.principal
+        self._names = names or (lambda: (key.principal,))
         self._clock = clock
         self._limits = limits
         self._kinds_of = kinds_of
@@ -82,7 +82,7 @@ class Sessions:
         Raises TokenInvalidError, TokenExpiredError, NotAuthorizedError (blocked) or BusyError.
         """
         now = self._clock.now()
-        login = open_login(request.login, node=self._node, now=now, limits=self._limits)
+        login = open_login(request.login, nodes=self._names(), now=now, limits=self._limits)
         if login.origin != origin:
             raise TokenInvalidError("the login is for another origin")
         if login.issued_at < self._started:

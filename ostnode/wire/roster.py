@@ -22,13 +22,16 @@ from ostnode.wire.schema import decode_message, encode_message
 ROSTER_TYP: Final = "ost-roster"
 ROSTER_ADDRESS_BYTES_MAX: Final = 80
 """256 buckets with such addresses and two keys each fit ROSTER_BYTES_MAX."""
-KEYS_MAX: Final = 2
-"""Of the index: the key in use, and during a rotation the one before it."""
+KEYS_MAX: Final = 3
+"""Of the index: the key in use, the one to come and the one before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RosterKey(Message):
-    """A key of the index. `until` is the second after which it counts no more, 0 for no end."""
+    """A key of the index, first the one it signs with; one that is announced counts already.
+
+    `until` is the second after which it counts no more, 0 for no end.
+    """
 
     key: Principal
     until: Amount = 0

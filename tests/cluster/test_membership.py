@@ -10,6 +10,7 @@ import trio
 
 from ostnode.config import JoinToken
 from ostnode.errors import (
+    GrantInvalidError,
     InvalidArgumentError,
     NoBucketError,
     NotAuthorizedError,
@@ -18,7 +19,8 @@ from ostnode.errors import (
     TokenInvalidError,
 )
 from ostnode.identity.keys import KeyPair
-from ostnode.keyfiles import load_seed, successor_of
+from ostnode.identity.tokens import mint_grant, open_grant
+from ostnode.keyfiles import create_key_file, load_seed, successor_of
 from ostnode.node.memory import MembershipFile
 from ostnode.node.rotation import rotate_bucket_key
 from ostnode.wire import membership as mb
@@ -381,3 +383,74 @@ async def test_keys_do_not_change_twice_at_once(autojump_clock, cluster: Cluster
     await rotate(cluster, node)
     await node.crash()
     await cluster.settle()
+
+
+# --- the index's own key ------------------------------------------------------------------------
+
+
+async def restart_index(cluster: Cluster, **keys: object) -> None:
+    """Stop it, edit its table, start it."""
+    await cluster.index.stop()
+    table = cluster.config.index.model_copy(update=keys)
+    cluster.config = cluster.config.model_copy(update={"index": table})
+    cluster.index.key = KeyPair.from_seed(load_seed(table.key_file))
+    await cluster.index.start()
+
+
+async def all_ready(cluster: Cluster) -> None:
+    await cluster.until(
+        lambda: all(set(node.role.checks().values()) == {""} for node in cluster.buckets)
+    )
+
+
+async def test_the_index_changes_its_key(autojump_clock, cluster: Cluster) -> None:
+    """Announced, taken over, and the old one at its end; a bucket that slept catches up."""
+    first, second = cluster.buckets
+    before = await cluster.alice.allocate(b"granted by the old key")
+    old_key, new_file = cluster.index.key, cluster.directory / "index-2.key"
+    new_key = KeyPair.from_seed(create_key_file(new_file, cluster.rng))
+    await restart_index(cluster, next_key_file=new_file)
+    await all_ready(cluster)
+    await cluster.until(
+        lambda: all(
+            new_key.principal in MembershipFile(node.data_dir).load().index_names()
+            for node in cluster.buckets
+        )
+    )
+    await second.kill()
+    await restart_index(cluster, key_file=new_file, next_key_file=None, key_overlap=1000)
+    await cluster.until(lambda: set(first.role.checks().values()) == {""})
+    await second.start()
+    await all_ready(cluster)
+    # Grants of both keys count, whichever config says what.
+    await cluster.alice.push_all(before, b"granted by the old key", cluster.general)
+    kept = await cluster.alice.upload(b"granted by the new one", cluster.general)
+    assert await cluster.bob.can_read(cluster.general, kept)
+    await rotate(cluster, first)
+    # The old key comes to its end.
+    held = await cluster.alice.allocate(b"too late")
+    forged = forged_grant(old_key, cluster, held)
+    cluster.clock.ahead_s = 1001
+    with pytest.raises(GrantInvalidError, match="another key"):
+        await cluster.alice.push(forged, 0, b"too late", cluster.general)
+    roster = MembershipFile(first.data_dir).load()
+    assert roster.index == old_key.principal
+    for node in cluster.buckets:
+        await node.crash()
+    await all_ready(cluster)
+    await cluster.check_accounts()
+
+
+def forged_grant(signer: KeyPair, cluster: Cluster, held: m.Allocation) -> m.Allocation:
+    """The grant as somebody would sign it who has the old key."""
+    node = cluster.node(held.bucket.principal)
+    grant = open_grant(
+        held.grant,
+        index=cluster.index.key.principal,
+        bucket=held.bucket.principal,
+        bucket_incarnation=node.service._statements._incarnation,
+        now=cluster.clock.now(),
+        skew=60,
+    )
+    ends = replace(grant, index=signer.principal, expires_at=grant.expires_at + 10_000)
+    return replace(held, grant=mint_grant(signer, ends))

@@ -160,7 +160,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         now = self.now()
         login = open_login(
             decode_text(json.loads(body)["login"]),
-            node=node.principal,
+            nodes=[node.principal],
             now=now,
             limits=TokenLimits(),
         )

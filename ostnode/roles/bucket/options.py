@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ostnode.identity.tokens import TokenLimits
@@ -32,7 +33,8 @@ class BucketOptions:
 
     The floor follows the index's clock at most every `floor_interval_s`; the index hears of the
     disk's space at least every `space_interval_s`; sweeps start when there is cause, and every
-    `sweep_interval_s`.
+    `sweep_interval_s`. `index` is the key under which the bucket first knew its index; `index_keys`
+    says with which that may sign now, by default this one.
     """
 
     principal: Principal
@@ -45,9 +47,14 @@ class BucketOptions:
     floor_interval_s: float = 60.0
     space_interval_s: float = 10.0
     sweep_interval_s: float = 1.0
+    index_keys: Callable[[], Collection[Principal]] | None = None
     tokens: TokenLimits = field(default_factory=TokenLimits)
     store: StoreOptions = field(default_factory=StoreOptions)
     upkeep: UpkeepOptions = field(default_factory=UpkeepOptions)
+
+    def signers(self) -> Collection[Principal]:
+        """Whose grants count now."""
+        return self.index_keys() if self.index_keys else (self.index,)
 
     @property
     def rules(self) -> Rules:

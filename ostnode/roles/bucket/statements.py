@@ -25,11 +25,11 @@ class Statements:
 
     def grant(self, data: bytes, now: float) -> Grant:
         """A grant of our index for this bucket; raises GrantInvalidError or GrantExpiredError."""
-        grant = self._grants.get(data, now)
-        if grant is None:
+        grant, signers = self._grants.get(data, now), self._options.signers()
+        if grant is None or grant.index not in signers:
             grant = open_grant(
                 data,
-                index=self._options.index,
+                index=signers,
                 bucket=self._options.principal,
                 bucket_incarnation=self._incarnation,
                 now=now,

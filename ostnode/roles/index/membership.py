@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -14,8 +14,9 @@ from ostnode.errors import NotAuthorizedError, OstError, UnknownCallError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core import membership as core
+from ostnode.roles.index.core.indexkeys import names
 from ostnode.roles.index.core.roster import page, roster_for
-from ostnode.roles.index.core.rows import Invite, Member, MemberState
+from ostnode.roles.index.core.rows import IndexKey, Invite, Member, MemberState
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.options import IndexOptions
@@ -62,8 +63,14 @@ class Membership:
         self._news = trio.Event()
         self.epoch = 0
         """Of the roster that was told last, for HELLO."""
+        self.keys: Sequence[IndexKey] = ()
+        """Of the index beside its present one."""
         for member in self._members.values():
             self._note_keys(member)
+
+    def names(self) -> tuple[Principal, ...]:
+        """Whom logins to this index may name."""
+        return names(self.keys, self._key.principal, self._clock.now())
 
     @property
     def news(self) -> trio.Event:

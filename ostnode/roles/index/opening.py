@@ -12,6 +12,7 @@ import trio
 from ostnode.env import Clock, Rng, Worker
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
+from ostnode.roles.index.core.indexkeys import take_up_keys
 from ostnode.roles.index.core.membership import take_up
 from ostnode.roles.index.core.roster import last_epoch
 from ostnode.roles.index.core.rows import THE_INDEX, Meta
@@ -54,6 +55,7 @@ async def open_index(
                 options, key, members, repository, heartbeat.wake, clock=clock, rng=rng
             )
             membership.epoch = (await repository.transact(last_epoch)).epoch
+            membership.keys = await repository.transact(lambda tables: tables.index_keys.where())
             await nursery.start(heartbeat.run, repository)
             yield IndexService(
                 options,
@@ -85,12 +87,17 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
         raise DatabaseUnusableError(
             f"the database has schema {meta.schema_version}, this program knows {SCHEMA_VERSION}"
         )
-    if (meta.cluster_id, meta.principal) != (options.cluster_id, principal):
+    now = now_us // 1_000_000
+    switched = take_up_keys(
+        tables, meta, principal, options.successor, overlap_s=options.key_overlap_s, now=now
+    )
+    if switched is None or meta.cluster_id != options.cluster_id:
         raise DatabaseUnusableError(
             "the database belongs to another cluster or index key: check data_dir and key_file"
         )
+    meta = switched
     if meta.schema_version != SCHEMA_VERSION:
         meta = replace(meta, schema_version=SCHEMA_VERSION)
         tables.meta.put(meta)
-    take_up(tables, options.buckets, now_us // 1_000_000)
+    take_up(tables, options.buckets, now)
     return meta

@@ -14,13 +14,17 @@ from ostnode.roles.index.core.rules import Rules
 class IndexOptions:
     """`buckets` are members beforehand; without `data_dir` the database is in memory.
 
-    `peer` is where buckets reach the index, empty when its config does not say.
+    `peer` is where buckets reach the index, empty when its config does not say. `successor` is the
+    key to come, which the roster announces; after the switch to it the one before counts for
+    `key_overlap_s` more.
     Bytes left are pushed to buckets at most every `push_interval_s`; everything else at once.
     """
 
     cluster_id: ClusterId
     buckets: tuple[Principal, ...]
     peer: str = ""
+    successor: Principal | None = None
+    key_overlap_s: int = 7 * 86_400
     data_dir: Path | None = None
     rules: Rules = field(default_factory=Rules)
     tokens: TokenLimits = field(default_factory=TokenLimits)

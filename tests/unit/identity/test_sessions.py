@@ -33,7 +33,7 @@ LOGIN_TYP, SESSION_TYP = "ost-login+cwt", "ost-session+cwt"
 
 
 def login_of(data: bytes, *, node: Principal = BUCKET.principal, now: float = NOW) -> Login:
-    return open_login(data, node=node, now=now, limits=LIMITS)
+    return open_login(data, nodes=[node], now=now, limits=LIMITS)
 
 
 def session_of(data: bytes, *, node: Principal = BUCKET.principal, now: float = NOW) -> Session:

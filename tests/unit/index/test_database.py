@@ -349,7 +349,7 @@ async def test_a_database_of_schema_1_is_taken_up(tmp_path) -> None:
         await index.change(("register", index.alice, 1000))
         held = await index.allocate(index.alice, blob(1), 10)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        for table in ("members", "invites", "roster"):
+        for table in ("members", "invites", "roster", "index_keys"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE meta SET schema_version = 1")
     connection.close()
@@ -394,6 +394,7 @@ TABLES = {
     rows.Member: "members",
     rows.Invite: "invites",
     rows.RosterEpoch: "roster",
+    rows.IndexKey: "index_keys",
     rows.OutboxAnswer: "outbox_answers",
     rows.Rejected: "rejected_events",
     rows.Blocked: "blocked_principals",

@@ -14,7 +14,7 @@ from ostnode.env import InlineWorker
 from ostnode.errors import InternalError, NotAuthorizedError, TokenInvalidError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, Principal
-from ostnode.node.belonging import Belonging, IndexPlace, find_index
+from ostnode.node.belonging import Belonging, IndexPlace, counting, find_index
 from ostnode.node.errors import StartError
 from ostnode.node.memory import MembershipFile, Remembered
 from ostnode.wire import membership as mb
@@ -143,7 +143,9 @@ def belonging(tmp_path: Path) -> Callable[..., Belonging]:
     def make(remembered: Remembered | None = None, token: JoinToken | None = None) -> Belonging:
         place = IndexPlace(INDEX.principal, "index.test:7101", token)
         file = MembershipFile(tmp_path)
-        return Belonging(place, BUCKET, BUCKET, CLUSTER, remembered, file, InlineWorker())
+        return Belonging(
+            place, BUCKET, BUCKET, CLUSTER, remembered, file, InlineWorker(), lambda: 0.0
+        )
 
     return make
 
@@ -153,7 +155,9 @@ async def test_a_known_bucket_shows_no_token(belonging, tmp_path: Path) -> None:
     await here.enter(link)
     assert link.asked == [mb.GetRoster(0, 0)]
     assert here.epoch == 5
-    assert MembershipFile(tmp_path).load() == replace(KNOWN, epoch=5, roster=told(5).roster)
+    assert MembershipFile(tmp_path).load() == replace(
+        KNOWN, epoch=5, keys=(RosterKey(INDEX.principal),), roster=told(5).roster
+    )
 
 
 async def test_an_unknown_one_joins_and_waits_for_approval(belonging) -> None:
@@ -222,6 +226,38 @@ async def test_a_full_disk_does_not_stop_the_work(belonging, monkeypatch) -> Non
     await here.enter(link)
     assert here._file.load().epoch == 5
     assert here.checks() == {"membership": ""}
+
+
+async def test_the_key_of_another_bucket_does_not_pass_for_ones_own(belonging) -> None:
+    """A key file that was mixed up: the index would take this bucket's events for another's."""
+    here = belonging()
+    other = RosterBucket(Principal(b"o" * 32), BUCKET, "approved")
+    roster = Roster(CLUSTER, 5, 0, (RosterKey(INDEX.principal),), (other,))
+    with pytest.raises(NotAuthorizedError, match="another bucket"):
+        await here.enter(Script(mb.SignedRoster(sign_roster(INDEX, roster))))
+    assert "key_file" in here.checks()["membership"]
+
+
+def test_the_keys_of_the_index_take_turns_until_one_answers(belonging) -> None:
+    keys = (RosterKey(INDEX.principal), RosterKey(OTHER.principal, 10), RosterKey(BUCKET, 0))
+    here = belonging(replace(KNOWN, keys=keys))
+    first, second, third = INDEX.principal, OTHER.principal, BUCKET
+    assert here.index_keys() == (first, second, third)
+    assert [here.expected() for _ in range(4)] == [first, second, third, first]
+    assert here.expected() == second
+    here.reached()
+    assert [here.expected() for _ in range(2)] == [second, third]
+    assert counting(keys, 10) == (first, second, third)
+    assert counting(keys, 10.5) == (first, third)
+    assert belonging().index_keys() == (INDEX.principal,)
+
+
+def test_a_config_may_name_the_index_by_any_of_its_keys() -> None:
+    known = replace(KNOWN, keys=(RosterKey(OTHER.principal), RosterKey(INDEX.principal, 5)))
+    for key in (INDEX, OTHER):
+        assert found(known, index=key.principal, index_peer="there:1").index == key.principal
+    with pytest.raises(StartError, match="another index"):
+        found(known, index=BUCKET, index_peer="there:1")
 
 
 async def test_an_answer_of_another_kind_is_refused(belonging) -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from ostnode.errors import InternalError, NotAuthorizedError
 from ostnode.ids import ClusterId, Principal
+from ostnode.roles.index.core.indexkeys import roster_keys
 from ostnode.roles.index.core.rows import THE_INDEX, Invite, Member, MemberState, RosterEpoch
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import membership as mb
-from ostnode.wire.roster import ROSTER_ADDRESS_BYTES_MAX, Roster, RosterBucket, RosterKey
+from ostnode.wire.roster import ROSTER_ADDRESS_BYTES_MAX, Roster, RosterBucket
 
 
 def roster_for(
@@ -25,7 +26,7 @@ def roster_for(
         cluster_id=cluster_id,
         epoch=last.epoch,
         changed_at=last.changed_at,
-        index_keys=(RosterKey(index),),
+        index_keys=roster_keys(tables, index, last.changed_at),
         buckets=tuple(_entry(tables, member, last.changed_at) for member in members),
     )
 

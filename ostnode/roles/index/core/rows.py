@@ -155,6 +155,22 @@ class Invite:
     failures: int = 0
 
 
+class IndexKeyState(StrEnum):
+    """NEXT is announced and signs nothing yet. OLD counts until its end."""
+
+    NEXT = "next"
+    OLD = "old"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexKey:
+    """A key of the index beside the present one, which is in `Meta`. `until` is of an old one."""
+
+    key: Principal
+    state: IndexKeyState
+    until: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class RosterEpoch:
     """The roster's number: one row, named THE_INDEX."""

@@ -19,6 +19,7 @@ from ostnode.roles.index.core.rows import (
     Charge,
     DeletionCount,
     FeedRow,
+    IndexKey,
     Invite,
     Member,
     Meta,
@@ -68,6 +69,7 @@ class Tables(Protocol):
     members: Rows[Member]
     invites: Rows[Invite]
     roster: Rows[RosterEpoch]
+    index_keys: Rows[IndexKey]
     answers: Rows[OutboxAnswer]
     rejected: Rows[Rejected]
     blocked: Rows[Blocked]

@@ -10,7 +10,7 @@ from typing import Final
 
 SCHEMA_VERSION: Final = 2
 SCHEMA_VERSION_MIN: Final = 1
-"""What is taken up: 2 added members, invites and the roster, which are made when they lack."""
+"""What is taken up: 2 added members, invites, roster and keys, which are made when they lack."""
 
 STATEMENTS: Final = (
     """CREATE TABLE IF NOT EXISTS meta (
@@ -97,6 +97,11 @@ STATEMENTS: Final = (
         name TEXT PRIMARY KEY,
         epoch BIGINT NOT NULL,
         changed_at BIGINT NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS index_keys (
+        key BYTEA PRIMARY KEY,
+        state TEXT NOT NULL,
+        until BIGINT NOT NULL
     )""",
     """CREATE TABLE IF NOT EXISTS outbox_answers (
         bucket BYTEA NOT NULL,

@@ -43,6 +43,7 @@ class SqlTables(Tables):
         self.members: Rows[rows.Member] = self._members
         self.invites: Rows[rows.Invite] = SqlRows(execute, rows.Invite, "invites", "invite_id")
         self.roster: Rows[rows.RosterEpoch] = SqlRows(execute, rows.RosterEpoch, "roster", "name")
+        self.index_keys: Rows[rows.IndexKey] = SqlRows(execute, rows.IndexKey, "index_keys", "key")
         self.answers: Rows[rows.OutboxAnswer] = self._answers
         self.rejected: Rows[rows.Rejected] = self._rejected
         self.blocked: Rows[rows.Blocked] = SqlRows(
