@@ -81,7 +81,7 @@ class Link:
         """
         await self._window(len(body))
         request_id, outgoing = self._connection.send_request(request, _remaining_ms(), body)
-        self._session.post(outgoing)
+        self._session.post(outgoing, alone=not self._pending)
         pending = self._pending[request_id] = _Pending()
         try:
             await pending.done.wait()

@@ -225,7 +225,7 @@ class _Server:
         except OstError:
             log.exception("an answer is over the limits of the wire")
             outgoing = self._connection.send_refusal(request_id, InternalError())
-        self._session.post(outgoing)
+        self._session.post(outgoing, alone=not self._connection.in_flight)
         self._answered.unpark_all()
 
     async def _stop(self, stopping: trio.Event) -> None:

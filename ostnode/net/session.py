@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,7 @@ import trio
 
 from ostnode.env import Rng
 from ostnode.ids import Principal
-from ostnode.net.transport import LinkClosedError, receive_into, send_pieces
+from ostnode.net.transport import LinkClosedError, receive_into, send_now, send_pieces
 from ostnode.wire import session as s
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.connection import Connection, Outgoing
@@ -117,13 +118,20 @@ class Session:
         """Write a frame at once: for the handshake, while no writer runs."""
         await send_pieces(self._stream, [outgoing[0]])
 
-    def post(self, outgoing: Outgoing) -> None:
-        """Queue a frame. Its body must not change until it is written."""
+    def post(self, outgoing: Outgoing, *, alone: bool = False) -> None:
+        """Queue a frame. Its body must not change until it is written.
+
+        A large frame, or one that is `alone` because no other will follow soon, begins to be
+        written right here if nothing is on its way: the writer would join it with nothing.
+        """
         head, body = outgoing
-        self._queue.append(head)
-        if len(body):
-            self._queue.append(body)
-        self._queued_bytes += len(head) + len(body)
+        pieces: Sequence[Buffer] = (head, body) if len(body) else (head,)
+        if (alone or len(body) >= JOIN_BYTES_MAX) and not self._queued_bytes:
+            pieces = send_now(self._stream, pieces)
+            if not pieces:
+                return
+        self._queue.extend(pieces)
+        self._queued_bytes += sum(map(len, pieces))
         self._to_write.set()
 
     @property
@@ -142,7 +150,7 @@ class Session:
             await self._written.park()
 
     async def write(self) -> None:
-        """The writer task; it alone touches the stream's sending side."""
+        """The writer task: it alone sends while anything is queued, and `post` while nothing is."""
         while True:
             if self._pong is not None and self.connection.state is State.OPEN:
                 token, self._pong = self._pong, None

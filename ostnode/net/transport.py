@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
@@ -179,7 +179,7 @@ async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
     """
     try:
         if isinstance(stream, trio.SocketStream):
-            return await stream.socket.recv_into(buffer)
+            return await _receive_into(stream.socket, buffer)
         if isinstance(stream, SecureStream):
             return await stream.receive_into(buffer)
         data = await stream.receive_some(len(buffer))
@@ -196,7 +196,7 @@ async def send_pieces(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> None:
     """
     try:
         if isinstance(stream, trio.SocketStream):
-            await _send_gathered(stream, pieces)
+            await _send_gathered(stream.socket, pieces)
         elif isinstance(stream, SecureStream):
             await stream.send_pieces(pieces)
         else:
@@ -205,14 +205,48 @@ async def send_pieces(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> None:
         raise LinkClosedError(f"the connection broke: {str(error) or error.__cause__}") from error
 
 
-async def _send_gathered(stream: trio.SocketStream, pieces: Sequence[Piece]) -> None:
-    left = deque(memoryview(piece) for piece in pieces if len(piece))
+def send_now(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """Send as much as goes without waiting; returns what is left, which may be all of it.
+
+    Only whoever may call `send_pieces` may call this; that is also who learns of a broken stream.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return pieces
+    try:
+        sent = os.writev(stream.socket.fileno(), pieces)
+    except OSError:
+        return pieces
+    return _after(pieces, sent)
+
+
+async def _receive_into(below: trio.socket.SocketType, buffer: memoryview) -> int:
+    # The system's own calls: Trio's around them cost more than a small frame itself.
+    while True:
+        try:
+            count = os.readv(below.fileno(), (buffer,))
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(below)
+        else:
+            await trio.lowlevel.checkpoint()
+            return count
+
+
+async def _send_gathered(below: trio.socket.SocketType, pieces: Sequence[Piece]) -> None:
+    left = pieces
     while left:
-        sent = await stream.socket.sendmsg(left)
-        while left and sent >= len(left[0]):
-            sent -= len(left.popleft())
-        if sent:
-            left[0] = left[0][sent:]
+        try:
+            left = _after(left, os.writev(below.fileno(), left))
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(below)
+
+
+def _after(pieces: Sequence[Piece], sent: int) -> Sequence[Piece]:
+    """What is left of the pieces behind so many bytes."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:], *pieces[index + 1 :]]
+        sent -= len(piece)
+    return ()
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from ostnode.errors import InvalidArgumentError
+from ostnode.net.memory import memory_stream_pair
 from ostnode.net.transport import (
     LinkClosedError,
     TcpNetwork,
     receive_into,
+    send_now,
     send_pieces,
     split_address,
 )
@@ -152,3 +154,65 @@ async def test_a_socket_reset_before_it_is_tuned_harms_nothing(nursery, monkeypa
     monkeypatch.setattr(trio.SocketStream, "setsockopt", refuse)
     async with await network.connect(bound) as stream:
         assert await talks(stream)
+
+
+@pytest.fixture
+async def streams():
+    """Both ends of a connection with small buffers in the system."""
+    ends = trio.socket.socketpair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    async with trio.SocketStream(ends[0]) as ours, trio.SocketStream(ends[1]) as theirs:
+        yield ours, theirs
+
+
+PIECES = [bytes([number]) * (number * 1000) for number in range(40)]
+
+
+async def test_pieces_arrive_whole_and_in_order_however_little_goes_at_once(nursery, streams):
+    ours, theirs = streams
+    nursery.start_soon(send_pieces, ours, PIECES)
+    whole = b"".join(PIECES)
+    arrived = bytearray(len(whole))
+    at = 0
+    while at < len(whole):
+        at += await receive_into(theirs, memoryview(arrived)[at:])
+    assert arrived == whole
+
+
+async def test_what_does_not_go_without_waiting_is_left_in_order(streams):
+    ours, theirs = streams
+    left = send_now(ours, PIECES)
+    sent = sum(map(len, PIECES)) - sum(map(len, left))
+    assert 0 < sent < sum(map(len, PIECES))
+    assert send_now(ours, left) == left, "there is no room"
+    arrived = bytearray(sent)
+    assert await receive_into(theirs, memoryview(arrived)) == sent
+    assert arrived + b"".join(left) == b"".join(PIECES)
+
+
+async def test_nothing_is_left_of_what_fits(streams):
+    ours, theirs = streams
+    assert not send_now(ours, [b"", b"ab", memoryview(b"cde")])
+    assert await theirs.receive_some() == b"abcde"
+
+
+async def test_on_a_broken_connection_everything_is_left_to_the_writer(streams):
+    ours, theirs = streams
+    await theirs.aclose()
+    assert send_now(ours, PIECES) == PIECES
+    with pytest.raises(LinkClosedError):
+        await send_pieces(ours, PIECES)
+
+
+async def test_other_streams_than_sockets_wait_for_the_writer():
+    ours, _ = memory_stream_pair()
+    assert send_now(ours, PIECES) == PIECES
+    await trio.lowlevel.checkpoint()
+
+
+async def test_receiving_is_woken_by_closing(nursery, streams):
+    ours, _ = streams
+    nursery.start_soon(ours.aclose)
+    with pytest.raises(LinkClosedError):
+        await receive_into(ours, memoryview(bytearray(10)))

@@ -1,0 +1,78 @@
+"""Who writes: the writer what is queued, whoever posts what would be joined with nothing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+
+from ostnode.net.session import JOIN_BYTES_MAX, LinkLimits, Session
+from tests.support.wire_peers import open_pair
+
+LARGE = bytes(range(256)) * 8192
+
+
+@pytest.fixture
+async def ends():
+    """A session on a socket without a writer, and the other end's descriptor."""
+    ours, theirs = trio.socket.socketpair()
+    yield Session(trio.SocketStream(ours), open_pair()[0], LinkLimits()), theirs.fileno()
+    ours.close()
+    theirs.close()
+
+
+def arrived(descriptor: int) -> bytes:
+    """What has come and was not taken yet."""
+    try:
+        return os.read(descriptor, 1 << 24)
+    except BlockingIOError:
+        return b""
+
+
+async def until_flushed(session, descriptor: int) -> bytes:
+    """Everything that the writer sends."""
+    taken = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.write)
+        with trio.fail_after(5):
+            while session._queued_bytes:
+                taken += arrived(descriptor)
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    return taken + arrived(descriptor)
+
+
+async def test_a_frame_that_others_may_follow_waits_for_the_writer(ends):
+    session, there = ends
+    session.post((b"one", b""))
+    session.post((b"two", b""))
+    assert arrived(there) == b""
+    assert await until_flushed(session, there) == b"onetwo"
+
+
+async def test_a_frame_alone_is_written_at_once(ends):
+    session, there = ends
+    session.post((b"head", b"body"), alone=True)
+    assert arrived(there) == b"headbody"
+    with trio.fail_after(1):
+        await session.flushed()
+
+
+async def test_a_frame_alone_does_not_overtake_what_is_queued(ends):
+    session, there = ends
+    session.post((b"one", b""))
+    session.post((b"two", b""), alone=True)
+    session.post((b"three", bytes(JOIN_BYTES_MAX)))
+    assert arrived(there) == b""
+    assert await until_flushed(session, there) == b"onetwothree" + bytes(JOIN_BYTES_MAX)
+
+
+async def test_the_rest_of_a_large_body_is_the_writers_and_comes_before_later_frames(ends):
+    session, there = ends
+    session.post((b"head", LARGE))
+    begun = arrived(there)
+    assert begun.startswith(b"head")
+    assert session._queued_bytes == 4 + len(LARGE) - len(begun)
+    session.post((b"next", b""), alone=True)
+    assert begun + await until_flushed(session, there) == b"head" + LARGE + b"next"
