@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 import trio
 
 from ostnode.env import Rng
-from ostnode.errors import InternalError, OstError, ShuttingDownError, UnknownCallError
+from ostnode.errors import BusyError, InternalError, OstError, ShuttingDownError, UnknownCallError
 from ostnode.ids import Principal
+from ostnode.net.intake import Intake
 from ostnode.net.link import DEFAULT_LIMITS, Signer
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, secured
@@ -36,6 +37,10 @@ from ostnode.wire.states import State
 KindsOf: TypeAlias = Callable[[Principal], frozenset[Kind]]
 """What a principal is to this node; asked for every request, so that a roster change counts."""
 
+INTAKE_S: Final = 2
+"""Nothing is read from a link that waits for room, signs of life included: a whole window of such
+waits has to be shorter than the silence that ends a link."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -49,6 +54,7 @@ async def serve_link(
     rng: Rng,
     limits: LinkLimits = DEFAULT_LIMITS,
     stopping: trio.Event | None = None,
+    intake: Intake | None = None,
     roster_epoch: Callable[[], int] = int,
 ) -> None:
     """Serve one connection until it ends; the caller closes the stream.
@@ -57,8 +63,9 @@ async def serve_link(
 
     Every request gets one answer: the service's reply, its OstError, or `internal` with the
     cause in the log alone. When `stopping` is set, requests in flight finish, new ones are
-    refused, and the link ends; the caller's deadline decides how long that may take. Nothing
-    that a peer sends makes this raise.
+    refused, and the link ends; the caller's deadline decides how long that may take. Links share
+    an `intake`, which bounds the bodies of their requests together. Nothing that a peer sends
+    makes this raise.
     """
 
     def begin(binding: bytes) -> Session:
@@ -80,7 +87,7 @@ async def serve_link(
         nursery.cancel_scope.cancel()
     if welcomed is not None:
         session, peer = welcomed
-        await _Server(session, peer, services, kinds_of, limits).run(stopping)
+        await _Server(session, peer, services, kinds_of, limits, intake or Intake()).run(stopping)
 
 
 async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
@@ -133,6 +140,7 @@ class _Server:
         services: Mapping[Kind, Service],
         kinds_of: KindsOf,
         limits: LinkLimits,
+        intake: Intake,
     ) -> None:
         self._session = session
         self._connection = session.connection
@@ -140,6 +148,8 @@ class _Server:
         self._services = services
         self._kinds_of = kinds_of
         self._linger_s = limits.linger_s
+        self._intake = intake
+        self._taken_bytes = 0
         self._workers = Workers(session, self._outcome, self._answer)
         self._answered = trio.lowlevel.ParkingLot()
         self._stopping = False
@@ -162,6 +172,8 @@ class _Server:
                 tasks.cancel_scope.cancel()
         except* LinkClosedError as group:
             log.debug("link ended", reason=str(group.exceptions[0]))
+        finally:
+            self._intake.give(self._taken_bytes)  # of requests that nobody began to serve
 
     async def _read(self, handlers: trio.Nursery) -> OstError | None:
         """Take requests until the connection is over; returns what to tell the peer."""
@@ -170,10 +182,21 @@ class _Server:
                 event = await self._session.next_event()
                 if isinstance(event, Closed) or (isinstance(event, GoawayReceived) and event.final):
                     return None
+                if isinstance(event, RequestReceived) and event.body:
+                    event = await self._taken(event)
                 self._dispatch(event, handlers)
         except RemoteProtocolError as error:
             log.info("peer broke the protocol", code=error.refusal.code, reason=str(error))
             return error.refusal
+
+    async def _taken(self, event: RequestReceived) -> RequestReceived | RequestMalformed:
+        """A request whose body is to be kept; refused if there is no room for it in time."""
+        size = len(event.body)
+        with trio.move_on_after(INTAKE_S):
+            await self._intake.take(size)
+            self._taken_bytes += size
+            return event
+        return RequestMalformed(event.id, BusyError("too much is being received; try again"))
 
     def _dispatch(self, event: Event, handlers: trio.Nursery) -> None:
         match event:
@@ -197,6 +220,10 @@ class _Server:
         except Exception:
             log.exception("call failed", call=event.spec.name)
             return InternalError()
+        finally:
+            if event.body:
+                self._taken_bytes -= len(event.body)
+                self._intake.give(len(event.body))
 
     async def _handle(self, event: RequestReceived) -> Reply:
         if self._stopping:

@@ -15,6 +15,7 @@ from ostnode.config import HttpLimits
 from ostnode.errors import OstError, ShuttingDownError
 from ostnode.identity.keys import verify
 from ostnode.ids import Principal
+from ostnode.net.intake import Intake
 from ostnode.net.serve import serve_link
 from ostnode.net.transport import split_address
 from ostnode.node.errors import StartError
@@ -138,6 +139,7 @@ class _Links:
             services={role.kind: service},
             rng=seams.rng,
             stopping=stopping,
+            intake=Intake(),
             roster_epoch=role.roster_epoch,
         )
 

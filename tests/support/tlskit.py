@@ -62,13 +62,14 @@ async def relayed(
 class RawPeer:
     """One end by hand: pins nothing, waits for nothing, says what it is told."""
 
-    def __init__(self, stream: TlsStream, connection: Connection) -> None:
+    def __init__(self, stream: trio.abc.Stream, connection: Connection) -> None:
         self.stream = stream
         self.connection = connection
 
     @property
     def below(self) -> trio.SocketStream:
         """The socket under the encryption."""
+        assert isinstance(self.stream, TlsStream)
         below = self.stream._below
         assert isinstance(below, trio.SocketStream)
         return below

@@ -217,6 +217,7 @@ async def served(
     limits: LinkLimits = LIMITS,
     kinds_of=nobody_special,
     services=None,
+    intake=None,
 ) -> AsyncIterator[Cluster]:
     """A bucket that answers with `answer` at `address`, until the block ends."""
     network = network or MemoryNetwork()
@@ -233,6 +234,7 @@ async def served(
             kinds_of=kinds_of,
             rng=rng,
             limits=limits,
+            intake=intake,
             stopping=stopping,
         )
 

@@ -8,6 +8,7 @@ import trio.testing
 
 from ostnode.codec import encode
 from ostnode.errors import NotFoundError
+from ostnode.net.intake import Intake
 from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
 from ostnode.net.serve import _Server
 from ostnode.net.session import LinkLimits, Session
@@ -147,7 +148,7 @@ async def test_a_cable_cut_in_the_handshake_is_no_error(autojump_clock):
 async def test_events_that_the_state_table_forbids_are_bugs():
     await trio.lowlevel.checkpoint()
     session = Session(memory_stream_pair()[0], open_pair()[1], LIMITS)
-    server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS)
+    server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS, Intake())
     with pytest.raises(AssertionError):
         server._dispatch(i.PongReceived(1), None)
 
@@ -284,7 +285,7 @@ async def test_an_answer_is_dropped_once_the_connection_is_over():
     feed(theirs, wire(ours.send_request(READ, 1000)[1]) + wire(ours.send_goaway(NotFoundError())))
     stream, _ = memory_stream_pair()
     session = Session(stream, theirs, LIMITS)
-    server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS)
+    server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS, Intake())
     server._answer(1, NotFoundError())
     with trio.fail_after(1):
         await session.flushed()

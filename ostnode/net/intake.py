@@ -1,0 +1,44 @@
+"""How much of other people's bodies a node has in hand, over all its links."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+BYTES_MAX: Final = 64 << 20
+"""Of one role: enough to keep every disk busy. Links beyond it are read again as room comes."""
+
+
+class Intake:
+    """Room for bodies that have come and whose requests have no outcome yet.
+
+    A window bounds what one link brings; hundreds of links with windows of 8 MiB would be
+    gigabytes. Each link may receive one body beyond this room, so whoever dribbles keeps nobody
+    else from being served: only handlers hold room, and they end.
+    """
+
+    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._turn = trio.StrictFIFOLock()
+        self._given = trio.Event()
+        self.held = 0
+
+    async def take(self, size: int) -> None:
+        """Hold `size` bytes, in turn, once they fit; any size fits when nothing is held."""
+        if self._turn.locked() or not self._fits(size):
+            async with self._turn:
+                while not self._fits(size):
+                    await self._given.wait()
+                self.held += size
+        else:
+            self.held += size
+
+    def give(self, size: int) -> None:
+        """Let go of `size` bytes."""
+        self.held -= size
+        self._given.set()
+        self._given = trio.Event()
+
+    def _fits(self, size: int) -> bool:
+        return not self.held or self.held + size <= self._bytes_max
