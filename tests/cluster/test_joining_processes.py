@@ -93,8 +93,12 @@ segment_bytes = "64MiB"
     def tell(self, *arguments: object, code: int = 0, key: str = "app.key") -> dict:
         """A command of the operator's on the index's host, which must end with `code`."""
         options = ["--index", self.target, "--key", key, "--json"]
+        return self.command(self.here, *arguments, *options, code=code)
+
+    def command(self, host: Host, *arguments: object, code: int = 0) -> dict:
+        """Any command on a host."""
         done = subprocess.run(
-            [*self.here.prefix, sys.executable, "-m", "ostnode", *map(str, arguments), *options],
+            [*host.prefix, sys.executable, "-m", "ostnode", *map(str, arguments)],
             cwd=self.root,
             capture_output=True,
             text=True,
@@ -169,6 +173,14 @@ def test_a_bucket_on_another_host_joins_works_and_is_shut_out(world: World) -> N
         out = world.root / "out"
         world.tell("blob", "get", made["blob_id"], "--out", out)
         assert out.stat().st_size == 3 << 20
+        # A new key while it runs; it is taken up at the next start.
+        changed = world.command(world.there, "bucket", "rotate-key", "bucket.toml", "--json")
+        assert changed["bucket"] == bucket != changed["key"]
+        world.await_log("bucket", "restart_for_new_key")
+        world.tell("blob", "get", made["blob_id"], "--out", out)
+    with world.running("bucket", world.there):
+        world.await_state(bucket, "approved", "active")
+        world.tell("blob", "get", made["blob_id"], "--out", out)
         world.tell("bucket", "revoke", bucket)
         assert world.states()[bucket] == ("revoked", "revoked")
         world.await_log("bucket", "link ended")

@@ -11,7 +11,13 @@ from typing_extensions import override
 
 from ostnode import keyfiles
 from ostnode.env import SystemRng
-from ostnode.keyfiles import KeyFileError, create_key_file, load_seed
+from ostnode.keyfiles import (
+    KeyFileError,
+    create_key_file,
+    load_seed,
+    put_in_place,
+    successor_of,
+)
 
 SEED = bytes(range(32))
 CONTENT = f"ost-ed25519-seed:{SEED.hex()}\n"
@@ -141,3 +147,22 @@ def test_a_named_pipe_does_not_hang_the_start(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(KeyFileError):
         load_seed(tmp_path / "pipe")
+
+
+def test_a_successor_takes_the_place_of_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    create_key_file(path)
+    successor = successor_of(path)
+    seed = create_key_file(successor)
+    put_in_place(successor, path)
+    assert load_seed(path) == seed
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["node.key"]
+
+
+def test_a_key_that_cannot_be_replaced_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    seed = create_key_file(path)
+    with pytest.raises(KeyFileError, match="cannot be replaced"):
+        put_in_place(successor_of(path), path)
+    assert load_seed(path) == seed

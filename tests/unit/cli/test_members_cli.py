@@ -113,3 +113,24 @@ def test_what_is_neither_bucket_nor_invite_is_a_usage_error(
     assert cli.as_caller("bucket", "revoke", text).code == 2
     assert cli.as_caller("bucket", "approve", text).code == 2
     assert operated.calls == []
+
+
+def test_a_key_is_not_changed_where_no_bucket_is(cli: Cli, operated: Operated) -> None:
+    table = """
+cluster_id = "00000000000000000000000000000000"
+[[bucket]]
+key_file = "bucket.key"
+data_dir = "data"
+http = "127.0.0.1:1"
+peer = "127.0.0.1:2"
+admin = "127.0.0.1:3"
+"""
+    (cli.root / "bucket.toml").write_text(table)
+    cli.new_key("bucket.key")
+    result = cli("bucket", "rotate-key", "bucket.toml")
+    assert (result.code, "joined no index yet" in result.err) == (1, True)
+    result = cli("bucket", "rotate-key", "bucket.toml", "--number", "1")
+    assert (result.code, "no bucket[1]" in result.err) == (1, True)
+    assert cli("bucket", "rotate-key", "bucket.toml", "--overlap", "91d").code == 2
+    assert cli("bucket", "rotate-key", "nowhere.toml").code == 2
+    assert not (cli.root / "bucket.key.next").exists()
