@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -50,6 +51,20 @@ def named(rows: list[dict]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", rows, ids=lambda vector: vector["name"])
 
 
+CHANGED = (
+    "this was refused, and nodes of before refuse it. If it is meant to be taken from now on, "
+    f"take the vector out by hand; then {ADD}"
+)
+
+
+def refused(error: type[Exception], work: Callable[..., object], *arguments: object) -> bool:
+    try:
+        work(*arguments)
+    except error:
+        return True
+    return False
+
+
 def read(cls: type, data: bytes) -> object:
     """A message or an event in strict CBOR."""
     if cls in EVENTS:
@@ -87,10 +102,8 @@ def test_a_valid_message_says_its_fields(vector: dict) -> None:
 @named(MESSAGES["invalid"])
 def test_b47_an_invalid_message_is_refused(vector: dict) -> None:
     data = from_parts(vector["cbor"])
-    with pytest.raises(MismatchError):
-        VALIDATOR.check_bytes(vector["rule"], data)
-    with pytest.raises(InvalidArgumentError):
-        read(CLASSES[vector["rule"]], data)
+    assert refused(MismatchError, VALIDATOR.check_bytes, vector["rule"], data), CHANGED
+    assert refused(InvalidArgumentError, read, CLASSES[vector["rule"]], data), CHANGED
 
 
 # --- proofs -------------------------------------------------------------------------------------
