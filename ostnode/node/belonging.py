@@ -102,11 +102,6 @@ class Belonging:
         """Of the newest roster ever seen here."""
         return self._known.epoch
 
-    @property
-    def roster(self) -> Roster | None:
-        """The newest roster, once the index has confirmed it or told a newer one."""
-        return self._roster
-
     def index_keys(self) -> tuple[Principal, ...]:
         """With what the index may sign now, and answer at its peer address."""
         return counting(self._keys, self._now()) or (self.place.index,)

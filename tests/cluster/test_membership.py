@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 
+from ostnode.client.errors import UnreachableError
 from ostnode.config import JoinToken
 from ostnode.errors import (
     GrantInvalidError,
@@ -344,6 +345,20 @@ async def test_a_revoked_bucket_has_no_key_that_counts(autojump_clock, cluster: 
     await revoke(cluster, node)
     assert not await admitted(cluster, node.key)
     assert not await admitted(cluster, new)
+
+
+async def test_a_key_changes_only_with_the_index(autojump_clock, cluster: Cluster) -> None:
+    node = cluster.buckets[0]
+    await trio.sleep(61)
+    await node.kill()
+    node.go_offline()
+    with pytest.raises(UnreachableError):
+        await rotate(cluster, node)
+    node.go_online()
+    await revoke(cluster, node)
+    with pytest.raises(NotAuthorizedError):
+        await rotate(cluster, node)
+    assert KeyPair.from_seed(load_seed(node.data_dir / "key")).principal == node.key.principal
 
 
 async def test_a_change_of_keys_that_was_cut_off_goes_on(

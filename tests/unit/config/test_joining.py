@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_secret_is_not_shown_by_accident() -> None:
         TEXT[:-1],
         TEXT[:-4],
         TEXT + "A",
+        replace(TOKEN, secret=b"s" * 31).text(),
+        replace(TOKEN, invite_id=b"invite-nine").text(),
         TEXT.replace("#", "?"),
         TEXT.replace("@", "#"),
         TEXT.replace(":7101", ""),

@@ -341,6 +341,25 @@ async def test_the_roster_names_the_buckets_and_is_told_with_news(autojump_clock
         assert [each.principal for each in told[0].buckets] == [cluster.bucket.key.principal]
 
 
+async def test_an_address_that_does_not_fit_the_roster_is_left_out() -> None:
+    async with an_index() as cluster:
+        for letters, told in (
+            ("b" * 73, "http://" + "b" * 73),
+            ("b" * 74, ""),
+            ("\u00e9" * 37, ""),
+        ):
+            space = m.Space(1, 1, 0)
+            address = f"http://{letters}"
+            request = m.SyncBucket(cluster.bucket.incarnation, 1, (), space, address)
+            before = (await roster_of(cluster)).epoch
+            await cluster.ask(cluster.bucket.caller, request)
+            roster = await roster_of(cluster)
+            assert roster.buckets[0].http == told
+            assert roster.epoch > before
+            await cluster.ask(cluster.bucket.caller, request)
+            assert (await roster_of(cluster)).epoch == roster.epoch
+
+
 async def test_a_long_poll_of_a_bucket_ends_when_it_is_revoked(autojump_clock) -> None:
     async with an_index() as cluster, trio.open_nursery() as nursery:
 
