@@ -20,8 +20,10 @@ BODY_BYTES_MAX: Final = READ_BYTES_MAX + 4096
 GREETING_BYTES_MAX: Final = 4096
 """A header's limit until the peer has proven who it is; bodies are refused until then."""
 PREFIX: Final = struct.Struct(">II")
-_SCRATCH_BYTES: Final = PREFIX.size + HEADER_BYTES_MAX
+SCRATCH_BYTES: Final = PREFIX.size + HEADER_BYTES_MAX
 """Room for the largest prefix and header; small frames arrive many at a time."""
+SCRATCH_BYTES_IDLE: Final = PREFIX.size + GREETING_BYTES_MAX
+"""Until that is once filled: most links have nothing to say most of the time."""
 
 
 class LocalProtocolError(Exception):
@@ -63,7 +65,8 @@ class FrameReader:
     def __init__(self) -> None:
         self.header_bytes_max = GREETING_BYTES_MAX
         self.body_bytes_max = 0
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES_IDLE))
+        self._scratch_bytes = SCRATCH_BYTES_IDLE
         self._start = 0
         self._end = 0
         self._header: bytes | None = None
@@ -74,6 +77,7 @@ class FrameReader:
     def trim(self) -> None:
         """Let go of memory that is kept for frames to come."""
         self._buffers.forget()
+        self._scratch_bytes = SCRATCH_BYTES_IDLE
 
     @property
     def inside_frame(self) -> bool:
@@ -86,10 +90,16 @@ class FrameReader:
             return memoryview(self._body)[self._body_filled :]
         if self._start == self._end:
             self._start = self._end = 0
+            # Here and nowhere else: bytes may still be on their way into the old one.
+            if len(self._scratch) != self._scratch_bytes:
+                self._scratch = memoryview(bytearray(self._scratch_bytes))
         elif self._start:
             unread = self._end - self._start
             self._scratch[:unread] = self._scratch[self._start : self._end]
             self._start, self._end = 0, unread
+        if self._end == len(self._scratch):
+            rest = bytes(SCRATCH_BYTES - self._end)
+            self._scratch = memoryview(bytearray(self._scratch) + rest)
         return self._scratch[self._end :]
 
     def received(self, count: int) -> None:
@@ -98,6 +108,8 @@ class FrameReader:
             self._body_filled += count
         else:
             self._end += count
+            if self._end == len(self._scratch):
+                self._scratch_bytes = SCRATCH_BYTES
 
     def next_frame(self) -> Frame | None:
         """The next whole frame; raises RemoteProtocolError for one over the limits."""

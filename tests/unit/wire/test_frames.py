@@ -9,6 +9,8 @@ from ostnode.wire.frames import (
     BODY_BYTES_MAX,
     GREETING_BYTES_MAX,
     HEADER_BYTES_MAX,
+    SCRATCH_BYTES,
+    SCRATCH_BYTES_IDLE,
     FrameReader,
     RemoteProtocolError,
     pack_frame,
@@ -54,6 +56,22 @@ def test_b48_whole_glued_and_byte_by_byte_read_alike(step):
         stream = stream.replace(big, b"").replace(b"h" * HEADER_BYTES_MAX, b"")
         stream, expected = SMALL + pack_frame(b"") + SMALL, [expected[i] for i in (0, 1, 3)]
     assert read(opened(), stream, step) == expected
+
+
+def test_b50_an_idle_reader_holds_little_and_grows_with_what_comes():
+    reader = opened()
+    large, small = pack_frame(bytes(HEADER_BYTES_MAX)), pack_frame(b"head")
+    assert len(reader.buffer()) == SCRATCH_BYTES_IDLE
+    assert [len(header) for header, _ in read(reader, large)] == [HEADER_BYTES_MAX]
+    assert len(reader.buffer()) == SCRATCH_BYTES
+    receiving = reader.buffer()
+    reader.trim()
+    receiving[: len(small)] = small
+    reader.received(len(small))
+    assert reader.next_frame() == (b"head", b"")
+    assert len(reader.buffer()) == SCRATCH_BYTES_IDLE
+    assert [header for header, _ in read(reader, small * 1000)] == [b"head"] * 1000
+    assert len(reader.buffer()) == SCRATCH_BYTES
 
 
 def test_a_body_is_received_into_its_own_buffer():
