@@ -81,7 +81,13 @@ class _Options:
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same cases.")
 @click.option("--seconds", type=click.FloatRange(0), help=f"Stop after so long [{SECONDS:.0f}].")
 @click.option("--cases", type=click.IntRange(0), help="Stop after so many cases.")
-@click.option("--layer", "layers", multiple=True, type=click.Choice([*Layer]), help="Only these.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    type=click.Choice([layer.value for layer in Layer]),
+    help="Only these.",
+)
 @click.option("--corpus", type=_PATH, help="Directory of cases to start from and to add to.")
 @click.option("--findings", type=_PATH, default=FINDINGS_DIR, show_default=True)
 @click.option("--replay", multiple=True, type=_PATH, help="Only play these case files.")

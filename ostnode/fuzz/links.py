@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import trio
@@ -17,9 +18,10 @@ from ostnode.wire.schema import to_map
 from ostnode.wire.session import FrameKind
 
 RECEIVE_BYTES: Final = 65_536
-SEND_WITHIN_S: Final = 5.0
+GREETED_WITHIN_S: Final = 1.0
+"""A node that is there says its HELLO, and welcomes, in milliseconds."""
+SEND_WITHIN_S: Final = 2.0
 """A node may stop reading; what does not go out in this time is left."""
-HELLO_WITHIN_S: Final = 5.0
 WINDOW_REQUESTS: Final = 32
 NONCE: Final = bytes(range(32))
 BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
@@ -28,8 +30,11 @@ BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 class FuzzLink:
     """A dialled connection. `read` runs as a task beside the steps."""
 
-    def __init__(self, stream: trio.abc.Stream, judge: Judge, cast: Cast) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, judge: Judge, cast: Cast, *, gap_s_max: float
+    ) -> None:
         self.judge = judge
+        self._gap_s_max = gap_s_max
         self._stream = stream
         self._cast = cast
         self.greeting = b""
@@ -37,6 +42,8 @@ class FuzzLink:
         self._hearing.set()
         self._deaf_since = 0.0
         self.changed = trio.Event()
+        self.judging_s = 0.0
+        """Processor time that the judge took: not the node's."""
 
     async def read(self) -> None:
         """Hear until the node ends its side."""
@@ -47,7 +54,9 @@ class FuzzLink:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
                 if not data:
                     break
+                started = time.process_time()
                 self.judge.heard(bytes(data), trio.current_time())
+                self.judging_s += time.process_time() - started
                 self._tell()
         except BROKEN:
             broken = True
@@ -75,7 +84,7 @@ class FuzzLink:
     async def prove(self, step: Prove, over: FuzzLink | None) -> None:
         """Send AUTH once the node's HELLO is there, or not at all."""
         heard = self if over is None else over
-        with trio.move_on_after(HELLO_WITHIN_S):
+        with trio.move_on_after(GREETED_WITHIN_S):
             while not heard.judge.their_hello and heard.judge.ended_at < 0:
                 await heard.changed.wait()
         binding = bytes.fromhex(step.binding) or self.judge.channel.binding
@@ -87,7 +96,7 @@ class FuzzLink:
 
     async def _welcomed(self) -> None:
         """Wait until the proof is answered: what follows is then judged as on an open link."""
-        with trio.move_on_after(HELLO_WITHIN_S):
+        with trio.move_on_after(GREETED_WITHIN_S):
             while self.judge.is_waiting:
                 await self.changed.wait()
 
@@ -99,13 +108,15 @@ class FuzzLink:
             await self._send(payload[start:cut])
             start = cut
             if step.gap:
-                await trio.sleep(step.gap)
+                await trio.sleep(min(step.gap, self._gap_s_max))
 
     async def _send(self, data: bytes | memoryview) -> None:
         if not data or self.judge.channel.is_reset or self.judge.channel.finished_at >= 0:
             return
         # Told first: an answer may come before the send returns.
+        started = time.process_time()
         self.judge.sent(data, trio.current_time())
+        self.judging_s += time.process_time() - started
         with trio.move_on_after(SEND_WITHIN_S) as scope:
             try:
                 await self._stream.send_all(data)

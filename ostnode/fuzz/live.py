@@ -59,7 +59,6 @@ class LiveTarget(Target):
     """One address. A case's words for index and bucket both mean it."""
 
     slack_s = 5.0
-    patience_s = 8.0
 
     def __init__(
         self,
@@ -73,6 +72,7 @@ class LiveTarget(Target):
         self._network, self._address = network, address
         self._cast, self._process = cast, process
         self.pause_s_max = PATIENT_PAUSE_S if patient else 0.2
+        self.patience_s = PATIENT_PAUSE_S if patient else 2.0
         self.case_s_max = 3 * PATIENT_PAUSE_S if patient else 10.0
 
     @override
@@ -105,7 +105,7 @@ class LiveTarget(Target):
             played.findings.append(Finding("the node cannot be reached", str(error)))
             return
         judge = Judge(channel_to(self, dialled, "", self._cast))
-        link = FuzzLink(dialled.stream, judge, self._cast)
+        link = FuzzLink(dialled.stream, judge, self._cast, gap_s_max=0)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.read)

@@ -57,6 +57,8 @@ class Played:
     findings: list[Finding] = field(default_factory=list)
     features: set[str] = field(default_factory=set)
     judges: list[Judge] = field(default_factory=list)
+    judging_s: float = 0.0
+    """Processor time that judging took."""
 
     def found(self, problems: Sequence[str]) -> None:
         """Put problems on record, each kind once."""
@@ -111,6 +113,7 @@ class Player:
             await self._target.probe(played)
             await self._wind_up(list(links.values()))
             for link in links.values():
+                played.judging_s += link.judging_s
                 await link.close()
             nursery.cancel_scope.cancel()
         for judge in played.judges:
@@ -168,7 +171,9 @@ class Player:
             return
         judge = Judge(channel_to(self._target, dialled, step.to, self._cast))
         played.judges.append(judge)
-        links[step.link] = FuzzLink(dialled.stream, judge, self._cast)
+        links[step.link] = FuzzLink(
+            dialled.stream, judge, self._cast, gap_s_max=self._target.pause_s_max
+        )
         nursery.start_soon(links[step.link].read)
 
     async def _wind_up(self, links: Sequence[FuzzLink]) -> None:

@@ -122,6 +122,8 @@ class Asking:
             return "the caller is no user"
         if name == "user" and fields.get("principal", principal) != principal:
             return "it is another user's account"
+        if "grant" in fields and principal.hex().encode() not in fields["grant"]:
+            return "the grant is another user's"  # a grant names its user in hex
         if name in _WITH_TOKENS and not fields.get("token") and fields["accessor"] != principal:
             return "the chat has not given its word"
         return ""

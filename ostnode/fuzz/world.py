@@ -148,8 +148,9 @@ class World:
         await self._upload("alice", "used", STORED, chunks=len(pieces_of(STORED)))
         await self._upload("alice", "open", BEGUN, chunks=1)
         await self._upload("bob", "bobs", STORED, chunks=0)
-        await trio.sleep(_SETTLED_S)
-        await self.sync()
+        for _ in range(2):  # what the index hears of the uploads is news for the feed again
+            await trio.sleep(_SETTLED_S)
+            await self.sync()
         _, self.cursor = self.bucket.desk.durable.feed_cursor()
         for who in ("alice", "bob"):
             info = await self.ask(who, m.GetUser())

@@ -6,6 +6,7 @@ from random import Random
 
 from ostnode.fuzz.cases import Case, Dial, Layer, Send, Step
 from ostnode.fuzz.links import NONCE, frame
+from ostnode.fuzz.making.bytewise import full_header
 from ostnode.fuzz.making.material import (
     MS,
     Material,
@@ -16,7 +17,7 @@ from ostnode.fuzz.making.material import (
 )
 from ostnode.fuzz.making.messages import any_call, good_message
 from ostnode.fuzz.making.rawcbor import plain, with_quirk
-from ostnode.fuzz.spec import AUTH, CANCEL, GOAWAY, HELLO, PING
+from ostnode.fuzz.spec import AUTH, CANCEL, GOAWAY, HEADER_MAX, HELLO, PING
 from ostnode.fuzz.strictcbor import DEPTH_MAX, ITEMS_MAX
 from ostnode.wire import session as s
 
@@ -43,6 +44,9 @@ def _edges(rng: Random) -> Case:
     nothing: list[object] = []
     for number in range(1, 4):
         more = rng.choice((-1, 0, 0, 1, 1))
+        if rng.random() < 0.3:  # noqa: PLR2004
+            steps.append(Send(0, frame(full_header(HEADER_MAX + more))))
+            break
         message = nothing
         if rng.random() < 0.5:  # noqa: PLR2004
             # The header itself is one level, and so is the list within.
