@@ -22,6 +22,7 @@ from ostnode.errors import (
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import mint_grant, open_grant
 from ostnode.keyfiles import create_key_file, load_seed, successor_of
+from ostnode.net.link import open_link
 from ostnode.node.memory import MembershipFile
 from ostnode.node.rotation import rotate_bucket_key
 from ostnode.wire import membership as mb
@@ -265,6 +266,26 @@ async def test_buckets_follow_the_roster(autojump_clock, cluster: Cluster) -> No
     roster = open_roster(remembered.roster, cluster=CLUSTER, signers=[cluster.index.key.principal])
     assert [each.principal for each in roster.buckets] == [first.key.principal]
     assert roster.buckets[0].http == "http://bucket0.test:80"
+
+
+async def test_both_sides_say_which_roster_they_know(
+    autojump_clock, cluster: Cluster, monkeypatch
+) -> None:
+    said: list[int] = []
+
+    def listen(*arguments: object, **options: object):
+        said.append(options["roster_epoch"])
+        return open_link(*arguments, **options)
+
+    await trio.sleep(61)
+    monkeypatch.setattr("ostnode.node.bucket.open_link", listen)
+    await cluster.buckets[0].crash()
+    await cluster.settle()
+    epoch = cluster.index.role.roster_epoch()
+    assert said == [epoch]
+    assert epoch > 0
+    async with cluster.dial(cluster.index, cluster.stranger.key) as link:
+        assert link._session.connection._handshake.peer.roster_epoch == epoch
 
 
 async def test_b59_an_older_roster_is_refused(autojump_clock, cluster: Cluster) -> None:
