@@ -173,7 +173,15 @@ def _map(
     result: dict[int | str, CoseValue] = {}
     last = b""
     for _ in range(length):
-        key, encoded, at = _key(data, at, budget)
+        start, first = at, data[at]
+        key: int | str
+        if _TEXT <= first <= _SHORT_TEXT_LAST:
+            at += first - _TEXT + 1
+            encoded = data[start:at]
+            key = _short_text(encoded)
+        else:
+            key, at = _other_key(data, at, budget)
+            encoded = data[start:at]
         if encoded <= last:
             raise _refusal("a map's keys are repeated or out of order")
         last = encoded
@@ -182,25 +190,19 @@ def _map(
     return result, at
 
 
-def _key(data: bytes, at: int, budget: _Budget) -> tuple[int | str, bytes, int]:
-    """A map's key, its encoding, and where it ends."""
-    first = data[at]
-    if _TEXT <= first <= _SHORT_TEXT_LAST:
-        end = at + first - _TEXT + 1
-        encoded = data[at:end]
-        return _short_text(encoded), encoded, end
-    major = first & _MAJOR
-    if major == _TEXT or (budget.integer_keys and major in {_UNSIGNED, _NEGATIVE}):
-        key, end = _value(data, at, 0, budget)
-        assert isinstance(key, int | str)
-        return key, data[at:end], end
-    raise _refusal("a map's key has a wrong type")
-
-
 @lru_cache(maxsize=1024)
 def _short_text(encoded: bytes) -> str:
     # Keys are field names: a few hundred, decoded over and over.
     return _unicode(encoded[1:])
+
+
+def _other_key(data: bytes, at: int, budget: _Budget) -> tuple[int | str, int]:
+    major = data[at] & _MAJOR
+    if major == _TEXT or (budget.integer_keys and major in {_UNSIGNED, _NEGATIVE}):
+        key, end = _value(data, at, 0, budget)
+        assert isinstance(key, int | str)
+        return key, end
+    raise _refusal("a map's key has a wrong type")
 
 
 def _unicode(raw: bytes) -> str:

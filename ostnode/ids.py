@@ -20,7 +20,7 @@ REF_ID_BYTES_MAX: Final = 16
 PRINCIPAL_TEXT_CHARS: Final = 63
 
 
-class _FixedBytes(bytes):
+class FixedBytes(bytes):
     """Immutable bytes of one exact length; wrong lengths raise InvalidArgumentError."""
 
     __slots__ = ()
@@ -48,7 +48,7 @@ class _FixedBytes(bytes):
         return self.hex()
 
 
-class BlobId(_FixedBytes):
+class BlobId(FixedBytes):
     """BLAKE3-256 of a blob's bytes."""
 
     __slots__ = ()
@@ -56,7 +56,7 @@ class BlobId(_FixedBytes):
     label = "blob id"
 
 
-class Uid(_FixedBytes):
+class Uid(FixedBytes):
     """One registration of a user: 8 random bytes, never reused, never a counter."""
 
     __slots__ = ()
@@ -64,7 +64,7 @@ class Uid(_FixedBytes):
     label = "uid"
 
 
-class GrantId(_FixedBytes):
+class GrantId(FixedBytes):
     """A grant's cti: the index incarnation (u64, big-endian, microseconds) then 8 random bytes."""
 
     __slots__ = ()
@@ -77,7 +77,7 @@ class GrantId(_FixedBytes):
         return int.from_bytes(self[:8], "big")
 
 
-class ClusterId(_FixedBytes):
+class ClusterId(FixedBytes):
     """16 random bytes made with the index key, in every node's config."""
 
     __slots__ = ()
@@ -96,7 +96,7 @@ class PrincipalKind(StrEnum):
     OPERATOR = "opr"
 
 
-class Principal(_FixedBytes):
+class Principal(FixedBytes):
     """An Ed25519 public key. Whether it is a valid point is checked where keys are used."""
 
     __slots__ = ()

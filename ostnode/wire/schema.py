@@ -43,10 +43,10 @@ from ostnode.codec import (
     within_limit,
 )
 from ostnode.errors import InvalidArgumentError
+from ostnode.ids import FixedBytes
 from ostnode.wire.fields import Bounds, Message
 
 M = TypeVar("M", bound=Message)
-E = TypeVar("E", bool, bytes)
 S = TypeVar("S", str, bytes)
 
 _Write = Callable[[Any], bytes]
@@ -234,13 +234,23 @@ def _steps(hint: object) -> _Steps:
 
 def _unbounded_steps(hint: type[object]) -> _Steps:
     if hint is bool:
-        return _exact_steps(bool, bool, encoded_bool)
-    if issubclass(hint, bytes):
-        return _exact_steps(hint, bytes, encoded_bytes)
+        return _Steps(_written_bool, _checked_bool)
+    if issubclass(hint, FixedBytes):
+        return _fixed_steps(hint)
     if issubclass(hint, Message):
         plan = _plan(hint)
         return _Steps(plan.write, plan.parse, plan.items_max)
     raise TypeError(f"a message cannot hold {hint!r}")
+
+
+def _checked_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _unexpected(bool, value)
+
+
+def _written_bool(value: object) -> bytes:
+    return encoded_bool(_checked_bool(value))
 
 
 def _int_steps(bounds: Bounds) -> _Steps:
@@ -276,19 +286,19 @@ def _sized_steps(kind: type[S], encoded: Callable[[S], bytes], bounds: Bounds) -
     return _Steps(write, check)
 
 
-def _exact_steps(kind: type[E], plain: type[E], encoded: Callable[[E], bytes]) -> _Steps:
-    """Of a type that is made from a plain one, and says itself which of these it takes."""
-    make: Callable[[E], E] = kind
+def _fixed_steps(kind: type[FixedBytes]) -> _Steps:
+    length, make = kind.length, bytes.__new__
 
     def write(value: object) -> bytes:
         if isinstance(value, kind):
-            return encoded(value)
+            return encoded_bytes(value)
         raise _unexpected(kind, value)
 
     def parse(value: object) -> object:
-        if isinstance(value, plain):
-            return make(value)
-        raise _unexpected(plain, value)
+        if not isinstance(value, bytes):
+            raise _unexpected(bytes, value)
+        # Checked here, and made as the class makes it: a record holds four of these.
+        return make(kind, value) if len(value) == length else kind(value)
 
     return _Steps(write, parse)
 
