@@ -18,8 +18,8 @@ from ostnode.net.dial import DEFAULT_BACKOFF, dial_forever
 from ostnode.net.memory import MemoryNetwork
 from ostnode.net.tls import TlsNetwork, TlsStream
 from ostnode.net.transport import TcpNetwork, split_address
-from tests.support.tlskit import ANY_PORT
-from tests.support.wire_peers import BUCKET, READ, SeededRng, served
+from tests.support.tlskit import ANY_PORT, dial
+from tests.support.wire_peers import ADDRESS, BUCKET, READ, SeededRng, served
 
 FEW = 200
 """Descriptors, and more than the tests have open."""
@@ -136,9 +136,10 @@ async def test_b50_who_lost_a_node_comes_back_spread_over_time(autojump_clock):
         await link.wait_closed()
 
     async with trio.open_nursery() as nursery:
-        async with served(network=network) as cluster:
+        async with served(network=network):
             for _ in range(number):
-                nursery.start_soon(partial(dial_forever, cluster.link, use, rng=rng))
+                again = partial(dial, ADDRESS, network=network)
+                nursery.start_soon(partial(dial_forever, again, use, rng=rng))
             await trio.sleep(1)
         await trio.sleep(back_at - trio.current_time())
         async with served(network=network):
