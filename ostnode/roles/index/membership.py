@@ -15,7 +15,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.indexkeys import names
-from ostnode.roles.index.core.roster import page, roster_for
+from ostnode.roles.index.core.roster import epoch_for, page, roster
 from ostnode.roles.index.core.rows import IndexKey, Invite, Member, MemberState
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import Repository
@@ -24,7 +24,7 @@ from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind
 from ostnode.wire.fields import Message, Request
-from ostnode.wire.roster import sign_roster
+from ostnode.wire.roster import Roster, sign_roster
 from ostnode.wire.rotation import open_key_change
 
 _KINDS: Final = {
@@ -62,7 +62,8 @@ class Membership:
         self._by_key: dict[Principal, Principal] = {}
         self._news = trio.Event()
         self.epoch = 0
-        """Of the roster that was told last, for HELLO."""
+        """Of the newest roster, for HELLO."""
+        self._signed = b""
         self.keys: Sequence[IndexKey] = ()
         """Of the index beside its present one."""
         for member in self._members.values():
@@ -151,19 +152,29 @@ class Membership:
         while True:
             news = self._news
             late = trio.current_time() >= deadline
-            roster = await self._transact(
-                lambda tables: roster_for(
-                    tables,
-                    bucket,
-                    self._options.cluster_id,
-                    self._key.principal,
-                )
-            )
-            self.epoch = roster.epoch
-            if roster.epoch != request.epoch or late:
-                return mb.SignedRoster(sign_roster(self._key, roster))
+            epoch, signed = await self._signed_for(bucket)
+            if epoch != request.epoch or late:
+                return mb.SignedRoster(signed)
             with trio.move_on_at(deadline):
                 await news.wait()
+
+    async def _signed_for(self, bucket: Principal) -> tuple[int, bytes]:
+        """The roster and its number; made once for all who ask."""
+        known = self.epoch, self._signed
+        cluster_id, index = self._options.cluster_id, self._key.principal
+
+        def look(tables: Tables) -> tuple[int, Roster | None]:
+            epoch = epoch_for(tables, bucket)
+            told = known[1] and known[0] == epoch
+            return epoch, None if told else roster(tables, cluster_id, index)
+
+        epoch, made = await self._transact(look)
+        if made is None:
+            return known
+        signed = sign_roster(self._key, made)
+        if epoch >= self.epoch:  # answers may overtake each other
+            self.epoch, self._signed = epoch, signed
+        return epoch, signed
 
     async def _change(self, decide: Callable[[Tables], core.Change | OstError]) -> core.Change:
         change = await self._transact(decide, then=self._note)

@@ -91,6 +91,14 @@ def test_an_announced_key_takes_over_and_the_old_one_ends(index: Index) -> None:
     assert names(rows, SECOND, NOW + 100.5) == (SECOND,)
 
 
+def test_there_is_a_way_back(index: Index) -> None:
+    index.start(FIRST, SECOND)
+    index.start(SECOND, FIRST)
+    assert index.told() == [RosterKey(SECOND), RosterKey(FIRST)]
+    assert index.start(FIRST)
+    assert index.told() == [RosterKey(FIRST), RosterKey(SECOND, NOW + 100)]
+
+
 def test_at_most_three_keys_are_told(index: Index) -> None:
     index.start(FIRST, SECOND)
     index.start(SECOND, THIRD)

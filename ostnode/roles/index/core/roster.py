@@ -13,13 +13,16 @@ from ostnode.wire import membership as mb
 from ostnode.wire.roster import ROSTER_ADDRESS_BYTES_MAX, Roster, RosterBucket
 
 
-def roster_for(
-    tables: Tables, bucket: Principal, cluster_id: ClusterId, index: Principal
-) -> Roster:
-    """The roster, to be signed for a bucket; raises NotAuthorizedError unless it is a member."""
+def epoch_for(tables: Tables, bucket: Principal) -> int:
+    """The roster's number, for a bucket; raises NotAuthorizedError unless it is a member."""
     asking = tables.members.get(bucket)
     if asking is None or asking.state is MemberState.REVOKED:
         raise NotAuthorizedError("this bucket is not, or no longer, a member")
+    return last_epoch(tables).epoch
+
+
+def roster(tables: Tables, cluster_id: ClusterId, index: Principal) -> Roster:
+    """What is to be signed under the present number: always the same."""
     last = last_epoch(tables)
     members = [each for each in tables.members.where() if each.state is not MemberState.REVOKED]
     return Roster(
