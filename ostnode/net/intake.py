@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 import trio
+from typing_extensions import override
+
+from ostnode.wire.buffers import BodyBuffers
 
 BYTES_MAX: Final = 64 << 20
 """Of one role: enough to keep every disk busy. Links beyond it are read again as room comes."""
+
+KEPT_MAX: Final = 16
+"""Buffers kept for bodies to come, of all links together: each on its own would keep eight."""
 
 
 class Intake:
@@ -23,6 +29,7 @@ class Intake:
         self._turn = trio.StrictFIFOLock()
         self._given = trio.Event()
         self.held = 0
+        self.buffers: BodyBuffers = _Buffers(self)
 
     async def take(self, size: int) -> None:
         """Hold `size` bytes, in turn, once they fit; any size fits when nothing is held."""
@@ -42,3 +49,18 @@ class Intake:
 
     def _fits(self, size: int) -> bool:
         return not self.held or self.held + size <= self._bytes_max
+
+
+class _Buffers(BodyBuffers):
+    """A link that is idle among busy ones takes nothing away from those."""
+
+    __slots__ = ("_intake",)
+
+    def __init__(self, intake: Intake) -> None:
+        super().__init__(KEPT_MAX)
+        self._intake = intake
+
+    @override
+    def forget(self) -> None:
+        if not self._intake.held:
+            super().forget()

@@ -67,6 +67,7 @@ async def serve_link(
     an `intake`, which bounds the bodies of their requests together. Nothing that a peer sends
     makes this raise.
     """
+    intake = intake or Intake()
 
     def begin(binding: bytes) -> Session:
         handshake = Handshake(
@@ -76,7 +77,8 @@ async def serve_link(
             verify=verify,
             binding=binding,
         )
-        return Session(stream, Connection(Side.ACCEPTER, handshake), limits)
+        connection = Connection(Side.ACCEPTER, handshake, intake.buffers)
+        return Session(stream, connection, limits)
 
     stopping = trio.Event() if stopping is None else stopping  # events have no truth value
     welcomed = None
@@ -87,7 +89,7 @@ async def serve_link(
         nursery.cancel_scope.cancel()
     if welcomed is not None:
         session, peer = welcomed
-        await _Server(session, peer, services, kinds_of, limits, intake or Intake()).run(stopping)
+        await _Server(session, peer, services, kinds_of, limits, intake).run(stopping)
 
 
 async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -18,16 +18,17 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class BodyBuffers:
-    """Hands out bytearrays, at most KEPT_MAX of them again.
+    """Hands out bytearrays, at most `kept_max` of them again.
 
     A kept buffer is free when the only reference to it is the one here: whoever still reads it,
     through a memoryview or from a thread too, holds another. Not for use from several threads.
     """
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_kept", "_kept_max")
 
-    def __init__(self) -> None:
+    def __init__(self, kept_max: int = KEPT_MAX) -> None:
         self._kept: list[bytearray] = []
+        self._kept_max = kept_max
 
     def take(self, size: int) -> bytearray:
         """A buffer of exactly `size` bytes, of any content."""
@@ -39,7 +40,7 @@ class BodyBuffers:
         buffer = bytearray(size)
         self._kept.append(buffer)
         # The oldest goes, in use or not: its user keeps it alive.
-        del self._kept[:-KEPT_MAX]
+        del self._kept[: -self._kept_max]
         return buffer
 
     def forget(self) -> None:

@@ -22,7 +22,7 @@ from ostnode.errors import (
 )
 from ostnode.wire import incoming as i
 from ostnode.wire import session as s
-from ostnode.wire.buffers import Buffer
+from ostnode.wire.buffers import BodyBuffers, Buffer
 from ostnode.wire.calls import CallSpec, Reply, call_by_number, call_of
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.frames import (
@@ -48,13 +48,15 @@ Outgoing: TypeAlias = tuple[bytes, Buffer]
 class Connection:
     """One side of one connection."""
 
-    def __init__(self, side: Side, handshake: Handshake) -> None:
+    def __init__(
+        self, side: Side, handshake: Handshake, buffers: BodyBuffers | None = None
+    ) -> None:
         self.state = State.START
         self.draining = False
         """Whether a GOAWAY has crossed, either way: no new requests."""
         self._side = side
         self._handshake = handshake
-        self._reader = FrameReader()
+        self._reader = FrameReader(buffers)
         self._ended = False
         self._last_id = 0
         ours = handshake.hello

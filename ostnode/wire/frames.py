@@ -59,10 +59,11 @@ class FrameReader:
     """Cuts a byte stream into frames, however the stream was cut before.
 
     Receive into `buffer()`, say how much came with `received(count)`, then take frames with
-    `next_frame()` until it has none. Holds at most one scratch buffer and one body.
+    `next_frame()` until it has none. Holds at most one scratch buffer and one body; `buffers` may
+    be shared with other readers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: BodyBuffers | None = None) -> None:
         self.header_bytes_max = GREETING_BYTES_MAX
         self.body_bytes_max = 0
         self._scratch = memoryview(bytearray(SCRATCH_BYTES_IDLE))
@@ -70,7 +71,7 @@ class FrameReader:
         self._start = 0
         self._end = 0
         self._header: bytes | None = None
-        self._buffers = BodyBuffers()
+        self._buffers = BodyBuffers() if buffers is None else buffers
         self._body = bytearray()
         self._body_filled = 0
 

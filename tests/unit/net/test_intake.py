@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from ostnode.net.intake import Intake
+from ostnode.net.intake import KEPT_MAX, Intake
 
 
 @pytest.fixture
@@ -55,6 +55,20 @@ async def test_a_body_over_the_bound_passes_alone(intake, autojump_clock):
     with trio.fail_after(1):
         await intake.take(1000)
     assert intake.held == 1000
+
+
+async def test_b50_buffers_are_kept_for_all_links_together_while_any_has_bodies(intake):
+    held = [intake.buffers.take(1 << 20) for _ in range(2 * KEPT_MAX)]
+    names = {id(buffer) for buffer in held}
+    await intake.take(10)
+    del held
+    intake.buffers.forget()
+    again = [intake.buffers.take(1 << 20) for _ in range(KEPT_MAX)]
+    assert {id(buffer) for buffer in again} <= names
+    assert len(intake.buffers._kept) == KEPT_MAX
+    intake.give(10)
+    intake.buffers.forget()
+    assert intake.buffers._kept == []
 
 
 async def test_whoever_stops_waiting_makes_place_for_the_next(intake, autojump_clock):
