@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from ostnode.env import SystemRng
+from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, PrincipalKind
 from ostnode.keyfiles import create_key_file
 from ostnode.node.layout import Listeners, NewCluster, NewRole, key_at
+from ostnode.node.memory import MembershipFile
 from tests.support.hosts import Host, loopback_hosts, namespaces
 
 pytestmark = pytest.mark.system
@@ -44,6 +46,7 @@ class World:
         new = NewCluster(self.cluster_id, key_at(root / "app.key", rng), index, [])
         (root / "index.toml").write_text(new.top() + new.index_table())
         self.operator = new.app
+        self.index, self.http = index.key.principal, index.listeners.http
         self.target = (
             f"{index.key.principal.text(PrincipalKind.INDEX)}@http://{index.listeners.http}"
         )
@@ -202,3 +205,40 @@ def test_only_an_operator_may_invite_and_only_in_time(world: World) -> None:
         with world.running(name, world.there):
             world.await_log(name, "join_refused")
     assert world.states() == {}
+
+
+def test_the_index_takes_a_new_key_over_tls(tmp_path: Path) -> None:
+    """In two starts; the bucket's config says nothing of it, and stays as it is."""
+    with loopback_hosts() as hosts:
+        world = World(tmp_path, hosts)
+        config = tmp_path / "index.toml"
+        new = KeyPair.from_seed(create_key_file(tmp_path / "index-2.key"))
+        with world.running("index", world.here):
+            world.await_log("index", "role_listening")
+            user = world.operator.principal.text(PrincipalKind.USER)
+            world.tell("user", "add", user, "--limit", "1GiB")
+            token = world.tell("bucket", "invite", "--auto-approve")["join"]
+        bucket = world.bucket("bucket", BUCKET_PORTS, join=token)
+        with world.running("bucket", world.there):
+            text = config.read_text()
+            config.write_text(text.replace("[index]", '[index]\nnext_key_file = "index-2.key"'))
+            with world.running("index", world.here):
+                world.await_state(bucket, "approved", "active")
+                made = put(world, b"granted by the old key")
+                deadline = time.monotonic() + DEADLINE_S
+                while new.principal not in MembershipFile(tmp_path / "bucket").load().index_names():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            config.write_text(text.replace("index.key", "index-2.key"))
+            with world.running("index", world.here):
+                # Clients may still name the old key, or already the new one.
+                for key in (world.index, new.principal):
+                    world.target = f"{key.text(PrincipalKind.INDEX)}@http://{world.http}"
+                    put(world, b"granted by the new key " + key)
+                world.tell("blob", "get", made["blob_id"], "--out", tmp_path / "out")
+                assert world.states()[bucket] == ("approved", "active")
+                seen = world.tell("cluster", "status")["buckets"][0]["last_seen"]
+                deadline = time.monotonic() + DEADLINE_S
+                while world.tell("cluster", "status")["buckets"][0]["last_seen"] <= seen:
+                    assert time.monotonic() < deadline, world.log("bucket")
+                    time.sleep(0.2)
