@@ -380,6 +380,8 @@ async def test_a_slow_reader_holds_one_slice_of_a_body_and_no_more(autojump_cloc
         while filled < len(buffer):
             filled += await receive_into(receiver, buffer[filled:])
     assert bytes(buffer) == b"abc" + body
+    await sender.wait_send_all_might_not_block()
+    await sender.send_eof()  # which cannot be said on what is below: the peer is told by the end
     assert max(sent.sizes) < SLICE_BYTES + 2 * RECORD_BYTES
 
 
