@@ -23,7 +23,7 @@ from tests.support.httpway import an_http_cluster
 from tests.support.people import Nobody, Person
 
 BLOB, GRANT = BlobId(bytes(32)), GrantId(bytes(16))
-EVERYBODY = {"user", "stranger", "app", "operator", "bucket", "index"}
+EVERYBODY = {"user", "stranger", "app", "operator", "bucket", "candidate", "index"}
 
 ALLOWED = {
     "change_users": {"app"},
@@ -55,7 +55,7 @@ ALLOWED = {
     "revoke_bucket": {"operator"},
     "withdraw_invite": {"operator"},
     "join": EVERYBODY,
-    "roster": {"bucket"},
+    "roster": {"bucket", "candidate"},
     "change_bucket_key": {"bucket"},
     "forget_findings": {"operator"},
 }
@@ -115,6 +115,7 @@ def people(cluster: Cluster) -> dict[str, Person]:
         "app": cluster.app,
         "operator": cluster.operator,
         "bucket": bucket,
+        "candidate": Person("candidate", cluster),
         "index": index,
     }
 
@@ -130,6 +131,10 @@ async def outcome(person: Person, node, request: Request) -> type[OstError] | No
 
 async def check_everybody(cluster: Cluster, only: set[str] | None = None) -> None:
     asked = requests(cluster)
+    made = await cluster.operator.ask(mb.InviteBucket(60), mb.Invitation)
+    candidate = people(cluster)["candidate"]
+    if only is None:
+        await candidate.ask(mb.Join(made.invite_id, made.secret), mb.Standing)
     for spec in CALLS:
         if only is not None and spec.name not in only:
             continue

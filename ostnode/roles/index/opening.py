@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from ostnode.env import Clock, Rng, Worker
+from ostnode.errors import BusyError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core.indexkeys import take_up_keys
@@ -99,5 +100,8 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
     if meta.schema_version != SCHEMA_VERSION:
         meta = replace(meta, schema_version=SCHEMA_VERSION)
         tables.meta.put(meta)
-    take_up(tables, options.buckets, now)
+    try:
+        take_up(tables, options.buckets, now)
+    except BusyError as error:
+        raise DatabaseUnusableError(f"{error.message}: revoke some, or name fewer") from None
     return meta

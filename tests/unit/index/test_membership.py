@@ -17,7 +17,7 @@ from ostnode.errors import (
 )
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, Principal
-from ostnode.roles.index import Rules
+from ostnode.roles.index import DatabaseUnusableError, Rules
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.rows import THE_INDEX, Invite, MemberState, RosterEpoch
 from ostnode.roles.index.core.tables import Tables
@@ -148,6 +148,23 @@ def test_a_cluster_is_full_with_256_buckets_revoked_ones_aside(run) -> None:
     assert join(run).member is not None
     with pytest.raises(BusyError, match="256 buckets"):
         run(lambda tables: core.approve(tables, named[0], NOW))
+
+
+async def test_a_config_with_too_many_beside_those_that_joined_does_not_start(tmp_path) -> None:
+    cluster = IndexCluster(Rules(), tmp_path, 1)
+    async with cluster.open():
+        made = await cluster.ask(cluster.operator, mb.InviteBucket(60))
+        await cluster.ask(cluster.bob, mb.Join(made.invite_id, made.secret))
+    named = tuple(Principal(number.to_bytes(32, "big")) for number in range(mb.MEMBERS_MAX))
+    few = cluster.options
+    cluster.options = replace(few, buckets=named)
+    with pytest.raises(DatabaseUnusableError, match="over 256 buckets"):
+        async with cluster.open():
+            pass
+    cluster.options = few
+    async with cluster.open():
+        page = await cluster.ask(cluster.operator, mb.ListMembers())
+        assert len(page.members) == 2
 
 
 def test_a_revoked_bucket_comes_back_by_approval_alone(run) -> None:

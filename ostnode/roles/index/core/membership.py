@@ -139,7 +139,8 @@ def change_key(
 def take_up(tables: Tables, named: Collection[Principal], now: int) -> None:
     """Take the config's word: the buckets it names are members, unless they were revoked.
 
-    One that it no longer names is pending.
+    One that it no longer names is pending. Raises BusyError when there are too many with those that
+    have joined.
     """
     changed = tables.roster.get(THE_INDEX) is None
     for member in tables.members.where():
@@ -151,6 +152,8 @@ def take_up(tables: Tables, named: Collection[Principal], now: int) -> None:
             state = MemberState.APPROVED
             tables.members.put(Member(principal, state, principal, configured=True, changed_at=now))
             changed = True
+    if _taking_part(tables) > mb.MEMBERS_MAX:
+        raise BusyError(f"with those that have joined there are over {mb.MEMBERS_MAX} buckets")
     if changed:
         raise_epoch(tables, now)
     _enlist(tables)
@@ -215,9 +218,12 @@ def _signs_for_another(tables: Tables, key: Principal) -> bool:
     return bool(tables.members.where(key=key) or tables.members.where(old_key=key))
 
 
+def _taking_part(tables: Tables) -> int:
+    return sum(each.state is not MemberState.REVOKED for each in tables.members.where())
+
+
 def _check_room(tables: Tables) -> None:
-    members = tables.members.where()
-    if len(members) >= ROWS_MAX:
+    if len(tables.members.where()) >= ROWS_MAX:
         raise BusyError("too many buckets have been in this cluster")
-    if sum(member.state is not MemberState.REVOKED for member in members) >= mb.MEMBERS_MAX:
+    if _taking_part(tables) >= mb.MEMBERS_MAX:
         raise BusyError(f"a cluster has at most {mb.MEMBERS_MAX} buckets: revoke some first")
