@@ -22,6 +22,10 @@ PAUSE_S_MAX: Final = 120.0
 NAME_CHARS_MAX: Final = 120
 
 
+NO_BINDING: Final = "none"
+"""Of a channel in plain text."""
+
+
 class Layer(StrEnum):
     """What a case attacks."""
 
@@ -58,8 +62,8 @@ class Greet:
 class Prove:
     """Wait for the node's HELLO, sign both and send AUTH.
 
-    `over` signs the hellos of another link, `side` as somebody else, `binding` (hex) for another
-    channel: each a forgery.
+    `over` signs the hellos of another link, `side` as somebody else, `binding` (hex, or NO_BINDING)
+    for another channel: each a forgery.
     """
 
     do: ClassVar[str] = "prove"
@@ -243,6 +247,12 @@ def _text(value: object) -> str:
     raise ValueError(f"{value!r} is no short text")
 
 
+def _binding(value: object) -> str:
+    if isinstance(value, str) and (value == NO_BINDING or bytes.fromhex(value) or not value):
+        return value
+    raise ValueError(f"{value!r} is no binding")
+
+
 def _hex(value: object) -> bytes:
     if isinstance(value, str):
         return bytes.fromhex(value)
@@ -268,7 +278,7 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "changes": _changes,
     "over": _whole(-1, LINKS_MAX - 1),
     "side": _text,
-    "binding": _text,
+    "binding": _binding,
     "data": _hex,
     "zeros": _whole(0, SEND_BYTES_MAX),
     "times": _whole(1, SEND_BYTES_MAX),

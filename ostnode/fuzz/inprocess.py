@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 import time
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from ostnode.codec import decode, encode
 from ostnode.errors import OstError
+from ostnode.fuzz.boundstream import BoundStream
 from ostnode.fuzz.cases import PAUSE_S_MAX, Case
 from ostnode.fuzz.cast import STRANGERS, Cast
 from ostnode.fuzz.playing import Dialled, Finding, Played, Player, Target
@@ -37,6 +39,8 @@ from ostnode.wire.calls import Kind
 
 T = TypeVar("T")
 
+PIPE_BYTES: Final = 8_192
+"""Small, so that a node that queues what nobody reads shows it soon."""
 HONEST_S: Final = 5.0
 BLOCKS_BASE: Final = 2_000
 BLOCKS_PER_LINK: Final = 500
@@ -72,11 +76,12 @@ class InProcess(Target):
     @override
     async def dial(self, to: str) -> Dialled:
         to = to if to in self._world.services else "index"
-        ours, theirs = memory_stream_pair()
+        ours, theirs = memory_stream_pair(PIPE_BYTES)
         self._links += 1
         self._dialled.add(to)
-        self._nursery.start_soon(self._serve, to, theirs)
-        return Dialled(ours)
+        binding = hashlib.sha256(self._world.cast.principal(to)).digest()
+        self._nursery.start_soon(self._serve, to, BoundStream(theirs, binding))
+        return Dialled(BoundStream(ours, binding), binding)
 
     @override
     def role(self, to: str) -> Kind:

@@ -9,7 +9,7 @@ import trio
 
 from ostnode.codec import encode
 from ostnode.fuzz import spec
-from ostnode.fuzz.cases import Greet, Prove, Send
+from ostnode.fuzz.cases import NO_BINDING, Greet, Prove, Send
 from ostnode.fuzz.cast import Cast
 from ostnode.fuzz.judge import Judge
 from ostnode.wire import session as s
@@ -87,7 +87,9 @@ class FuzzLink:
         with trio.move_on_after(GREETED_WITHIN_S):
             while not heard.judge.their_hello and heard.judge.ended_at < 0:
                 await heard.changed.wait()
-        binding = bytes.fromhex(step.binding) or self.judge.channel.binding
+        binding = self.judge.channel.binding
+        if step.binding:
+            binding = b"" if step.binding == NO_BINDING else bytes.fromhex(step.binding)
         statement = spec.statement(step.side, heard.greeting, heard.judge.their_hello, binding)
         signature = self._cast.key(step.who).sign(statement)
         await self._send(frame(encode({"t": FrameKind.AUTH.value, "signature": signature})))

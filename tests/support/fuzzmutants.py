@@ -15,6 +15,7 @@ from ostnode.roles.bucket import service as bucket_service
 from ostnode.roles.index.core import allocation
 from ostnode.wire import calls, connection, schema
 from ostnode.wire import messages as m
+from ostnode.wire.frames import RemoteProtocolError
 from ostnode.wire.handshake import Handshake
 from ostnode.wire.window import Window
 
@@ -114,6 +115,23 @@ def _side(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Handshake, "check", check)
 
 
+def _channel(patch: pytest.MonkeyPatch) -> None:
+    """A proof for a channel without encryption is good on every channel."""
+    right = Handshake.check
+
+    def check(self: Handshake, signature: bytes):
+        binding, self._binding = self._binding, b""
+        try:
+            return right(self, signature)
+        except RemoteProtocolError:
+            self._binding = binding
+            return right(self, signature)
+        finally:
+            self._binding = binding
+
+    patch.setattr(Handshake, "check", check)
+
+
 def _ids(patch: pytest.MonkeyPatch) -> None:
     """A request's id may be that of one before."""
     right = connection.Connection._received_request
@@ -204,6 +222,7 @@ MUTANTS = (
     Mutant("reading without a token", _foreign_chat, "has not given its word"),
     Mutant("no proof needed", _proof, "proved nothing"),
     Mutant("proofs played back", _side, "proved nothing"),
+    Mutant("proofs of other channels", _channel, "proved nothing"),
     Mutant("ids repeated", _ids, "request ids must rise"),
     Mutant("unbounded queue", _queue, "memory grows"),
     Mutant("unhandled tag", _tag, "handler failed"),

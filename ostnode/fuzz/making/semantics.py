@@ -109,7 +109,7 @@ def _reads(rng: Random, material: Material) -> tuple[str, list[Step]]:
             "blob_id": bytes(material.blobs[0]),
             "offset": rng.choice([0, 1, len(STORED) - 1, len(STORED), *INTERESTING[:20]]),
             "length": rng.choice((0, 1, 16, len(STORED), 1 << 20)),
-            "token": bytes(rng.choice(material.tokens)),
+            "token": bytes(rng.choice((b"", *material.tokens))),
         }
         steps.append(Send(0, request(number, read, message)))
     return f"{who} reads", steps

@@ -7,6 +7,7 @@ from typing import Final
 
 from ostnode.codec import encode
 from ostnode.fuzz.cases import (
+    NO_BINDING,
     Case,
     Deaf,
     Dial,
@@ -91,6 +92,7 @@ def _forged(rng: Random, _material: Material) -> list[Step]:
         Prove(1, who, side="accepter"),
         Prove(1, who, side="nobody"),
         Prove(1, who, binding="ab" * 32),
+        Prove(1, who, binding=NO_BINDING),
     )
     steps = [*opened(0, who, to), Dial(1, to), Greet(1, who), rng.choice(forgeries)]
     return [*steps, Send(1, request(1, _USER, {}))]
@@ -214,6 +216,7 @@ def _broken_off(rng: Random, material: Material) -> list[Step]:
 
 _MAKERS: Final = (
     ("frames out of order", _out_of_order),
+    ("a forged proof", _forged),
     ("a forged proof", _forged),
     ("a second handshake", _proof_twice),
     ("other versions", _other_versions),
