@@ -67,10 +67,14 @@ class LogConfig(_Table):
 
 
 class NodeConfig(_Table):
-    """[node]: the process. Without `peer_tls` peer links are in plain text, on loopback only."""
+    """[node]: the process. Without `peer_tls` peer links are in plain text, on loopback only.
+
+    `peer_links_max` is of each role; a link may have some MiB of bodies in hand.
+    """
 
     shutdown_deadline: Duration = 10.0
     peer_tls: bool = True
+    peer_links_max: Annotated[int, Field(ge=16, le=65_536)] = 240
 
 
 class HttpLimits(_Table):

@@ -174,6 +174,7 @@ def _role(
         config=bucket,
         key=key,
         network=talk.network,
+        links_max=config.node.peer_links_max,
         kind=Kind.BUCKET,
         printed_as=PrincipalKind.BUCKET,
         service=service,

@@ -8,8 +8,8 @@ from typing import Final
 import structlog
 
 from ostnode.config import Config
-from ostnode.net.transport import PEERS_MAX
 from ostnode.node.errors import StartError
+from ostnode.node.role import NEWCOMERS
 
 KEPT_BACK: Final = 128
 """Per role: segments, database, directories, and connections on their way in or out."""
@@ -37,13 +37,15 @@ def within_descriptors(config: Config, limit: int) -> Config:
     roles = len(config.bucket) + (config.index is not None)
     if limit == resource.RLIM_INFINITY or not roles:
         return config
+    kept_back = config.node.peer_links_max + NEWCOMERS + KEPT_BACK
     # Each role has two HTTP listeners, of which one is the admin's.
-    room = (limit - roles * (PEERS_MAX + KEPT_BACK)) // (2 * roles)
+    room = (limit - roles * kept_back) // (2 * roles)
     if room < CONNECTIONS_MIN:
-        needed = roles * (PEERS_MAX + KEPT_BACK + 2 * CONNECTIONS_MIN)
+        needed = roles * (kept_back + 2 * CONNECTIONS_MIN)
         raise StartError(
             f"{limit} file descriptors are too few for {roles} roles",
-            f"allow at least {needed}: ulimit -n, or LimitNOFILE= in a unit",
+            f"allow at least {needed}: ulimit -n, or LimitNOFILE= in a unit; "
+            "or lower node.peer_links_max",
         )
     if config.http.connections_max <= room:
         return config

@@ -46,6 +46,7 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
                 config=index,
                 key=key,
                 network=seams.peers(key, tls=config.node.peer_tls),
+                links_max=config.node.peer_links_max,
                 kind=Kind.INDEX,
                 printed_as=PrincipalKind.INDEX,
                 service=service,

@@ -19,7 +19,7 @@ from ostnode.net.intake import Intake
 from ostnode.net.serve import serve_link
 from ostnode.net.transport import split_address
 from ostnode.node.errors import StartError
-from ostnode.node.role import Role, RoleReadiness
+from ostnode.node.role import NEWCOMERS, Role, RoleReadiness
 from ostnode.node.seams import Seams
 from ostnode.web.admin_app import make_admin_app
 from ostnode.web.serve import serve_http
@@ -28,9 +28,6 @@ from ostnode.wire.calls import Caller, Kind, Reply, Service
 from ostnode.wire.fields import Request
 from ostnode.wire.membership import GetRoster
 from ostnode.wire.messages import Feed
-
-LINKS_MAX: Final = 240
-"""Below what the transport takes at once: there newcomers are refused, whoever they are."""
 
 LAST_WORDS_S: Final = 1.0
 """Between the refusals to somebody who was revoked and the end of its link."""
@@ -117,7 +114,7 @@ def bind_early(key: str, address: str) -> tuple[str, str]:
 
 
 class _Links:
-    """The peer connections of one role, up to LINKS_MAX.
+    """The peer connections of one role, up to its `links_max`.
 
     Keys are free, so anybody could hold every place. At the limit the guest that has been idle
     longest makes room; whoever the config names (a bucket, an app) is no guest once it has asked.
@@ -128,6 +125,7 @@ class _Links:
         self._role_kinds_of = role.kinds_of
         self._stopping = stopping
         self._open = 0
+        self._links_max = role.links_max
         self._guests: dict[trio.CancelScope, None] = {}  # in the order of their last requests
         self._named: dict[trio.CancelScope, Principal] = {}
         self._kinds_news = role.kinds_news
@@ -145,9 +143,9 @@ class _Links:
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """A connection's handler."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._open >= self._links_max + NEWCOMERS:
             return
-        if self._open >= LINKS_MAX and self._guests:
+        if self._open >= self._links_max and self._guests:
             guest = next(iter(self._guests))
             del self._guests[guest]
             guest.cancel()

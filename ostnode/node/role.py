@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 from hypercorn.typing import ASGIFramework
@@ -18,6 +19,10 @@ from ostnode.net.transport import Network
 from ostnode.node.metrics import Figures, render
 from ostnode.web.admin_app import Readiness
 from ostnode.wire.calls import Kind, Service
+
+NEWCOMERS: Final = 16
+"""Connections over a role's `links_max` that are let in: at the limit somebody idle makes room for
+each, which takes a moment."""
 
 Checks = Callable[[], Mapping[str, str]]
 
@@ -51,6 +56,8 @@ class RoleReadiness(Readiness):
 class Role:
     """An open role. `name` is its table in the config, `http` the address to listen on.
 
+    It has up to `links_max` peer links.
+
     `kinds_news` gives an event that is set once `kinds_of` may have changed since, `roster_epoch`
     that of the newest roster.
     """
@@ -70,6 +77,7 @@ class Role:
     kinds_news: Callable[[], trio.Event] = trio.Event
     roster_epoch: Callable[[], int] = int
     named: Principal | None = None
+    links_max: int = 240
 
     @property
     def principal(self) -> Principal:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ostnode.env import Clock, Rng, SystemClock, SystemRng, ThreadWorker, Worker
 from ostnode.identity.keys import KeyPair
 from ostnode.net.tls import TlsNetwork
-from ostnode.net.transport import Network, TcpNetwork
+from ostnode.net.transport import PORT_MAX, Network, TcpNetwork
 from ostnode.store.disk import Disk, RealDisk
 
 
@@ -17,13 +18,16 @@ from ostnode.store.disk import Disk, RealDisk
 class Seams:
     """Time, randomness, threads, networks and disks; by default the operating system's.
 
-    Peers meet on `network` in plain text, and over TLS on `below_tls`.
+    Peers meet on `network` in plain text, and over TLS on `below_tls`; how many is for each role
+    to bound.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     rng: Rng = field(default_factory=SystemRng)
-    network: Network = field(default_factory=TcpNetwork)
-    below_tls: Network = field(default_factory=lambda: TcpNetwork(loopback_only=False))
+    network: Network = field(default_factory=partial(TcpNetwork, connections_max=PORT_MAX))
+    below_tls: Network = field(
+        default_factory=partial(TcpNetwork, connections_max=PORT_MAX, loopback_only=False)
+    )
     make_worker: Callable[[int], Worker] = ThreadWorker
     make_disk: Callable[[Path], Disk] = RealDisk
 

@@ -248,6 +248,7 @@ def _change(config_document: Document, key: str, value: object) -> None:
         ("index.http", "7100", "not an address", "127.0.0.1:7100"),
         ("index.peer", "127.0.0.1:70000", "over 65535", "127.0.0.1:7100"),
         ("index.peer", "7101", "not an address", "127.0.0.1:7100"),
+        ("node.peer_links_max", 15, "greater than or equal to 16", "raise it"),
         ("node.peer_tls", "perhaps", "boolean", "true or false"),
         ("index.chunk_bytes", "1KiB", "greater than or equal to 4096", "raise it"),
         ("index.bucket_full_at", 1.5, "less than or equal to 1", "lower it"),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ostnode.net.transport import PEERS_MAX
 from ostnode.node import running
 from ostnode.node.descriptors import KEPT_BACK, raise_limit, within_descriptors
 from ostnode.node.errors import StartError
+from ostnode.node.role import NEWCOMERS
 from ostnode.node.seams import Seams
 from tests.support.nodes import one_process
 
@@ -23,7 +23,7 @@ def test_b50_all_connections_together_leave_descriptors_for_the_stores(
 ) -> None:
     asked = one_process(tmp_path, index_peer="127.0.0.1:1", buckets=ROLES - 1).config
     config = within_descriptors(asked, limit)
-    taken = ROLES * (2 * config.http.connections_max + PEERS_MAX)
+    taken = ROLES * (2 * config.http.connections_max + asked.node.peer_links_max + NEWCOMERS)
     if limit in {8192, resource.RLIM_INFINITY}:
         assert config == asked
     else:

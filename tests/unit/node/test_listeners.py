@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
+from dataclasses import replace
 
 import pytest
 import trio
@@ -14,10 +15,10 @@ from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import PrincipalKind
 from ostnode.net.link import Link, open_link
 from ostnode.net.memory import MemoryNetwork
-from ostnode.node import listeners
+from ostnode.net.transport import LinkClosedError
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import Interruptible, bind_early, serve_peers
-from ostnode.node.role import Role
+from ostnode.node.role import NEWCOMERS, Role
 from ostnode.node.seams import Seams
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import Buffer
@@ -147,10 +148,25 @@ async def test_b51_calls_over_a_peer_link_are_finished_before_a_role_stops(autoj
     assert [reply.message for reply in answered] == [m.Ok()]
 
 
+async def test_b50_newcomers_are_refused_when_everybody_is_somebody(autojump_clock) -> None:
+    seams = Seams(rng=SeededRng(), network=MemoryNetwork())
+    role = replace(role_of(Polled(), seams), links_max=2)
+    async with trio.open_nursery() as nursery, AsyncExitStack() as links:
+        await nursery.start(serve_peers, role, seams, trio.Event())
+        for _ in range(2 + NEWCOMERS):
+            app = await links.enter_async_context(dial(seams, APP))
+            await app.call(RELEASE)
+        with pytest.raises(LinkClosedError):
+            async with dial(seams, APP):
+                pytest.fail("the link opened")
+        await app.call(RELEASE)
+        await links.aclose()
+        nursery.cancel_scope.cancel()
+
+
 async def test_b50_idle_strangers_make_room_on_peer_links_and_the_cluster_stays(
-    autojump_clock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock,
 ) -> None:
-    monkeypatch.setattr(listeners, "LINKS_MAX", 3)
     seams = Seams(rng=SeededRng(), network=MemoryNetwork())
     gone: list[int] = []
 
@@ -165,7 +181,8 @@ async def test_b50_idle_strangers_make_room_on_peer_links_and_the_cluster_stays(
             gone.append(number)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_peers, role_of(Polled(), seams), seams, trio.Event())
+        role = replace(role_of(Polled(), seams), links_max=3)
+        await nursery.start(serve_peers, role, seams, trio.Event())
         for number in range(3):
             await nursery.start(stranger, number)
         await trio.sleep(1)
