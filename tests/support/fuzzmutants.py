@@ -182,7 +182,7 @@ def _quadratic(patch: pytest.MonkeyPatch) -> None:
     def decode(data):
         left = bytes(data)
         while left:
-            left = left[1:]
+            left = bytes(bytearray(left)[1:])
             if not data.endswith(left):
                 break
         return codec.decode(data)
