@@ -147,6 +147,7 @@ def _storm(rng: Random, _material: Material) -> list[Step]:
     """Very many small frames, often while nobody reads the answers."""
     storms = (
         ping(7),
+        ping(7),
         _cancel(rng.choice((0, 1, 1 << 40))),
         frame(encode({"t": PONG, "token": 1})),
         ping(7) + _cancel(1),
@@ -154,7 +155,7 @@ def _storm(rng: Random, _material: Material) -> list[Step]:
     steps: list[Step] = opened(0, anybody(rng), somewhere(rng))
     if rng.random() < 0.7:  # noqa: PLR2004
         steps.append(Deaf(0))
-    steps.append(Send(0, rng.choice(storms), times=rng.choice((100, 3_000, 7_000))))
+    steps.append(Send(0, rng.choice(storms), times=rng.choice((100, 4_000, 7_000))))
     return [*steps, Pause(rng.choice((0.0, 1.0, 45.0)))]
 
 
