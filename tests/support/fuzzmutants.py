@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import trio
 
 from ostnode import codec
 from ostnode.errors import InvalidArgumentError
@@ -194,7 +195,7 @@ def _stall(patch: pytest.MonkeyPatch) -> None:
     """Nobody looks for links that stall."""
 
     async def watch(self: Session) -> None:
-        return
+        await trio.lowlevel.checkpoint()
 
     patch.setattr(Session, "watch", watch)
 

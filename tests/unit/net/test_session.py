@@ -17,6 +17,7 @@ LARGE = bytes(range(256)) * 8192
 async def ends():
     """A session on a socket without a writer, and the other end's descriptor."""
     ours, theirs = trio.socket.socketpair()
+    await trio.lowlevel.checkpoint()
     yield Session(trio.SocketStream(ours), open_pair()[0], LinkLimits()), theirs.fileno()
     ours.close()
     theirs.close()

@@ -232,6 +232,7 @@ async def test_an_idle_worker_keeps_no_body(autojump_clock, site):
     buffers = BodyBuffers()
 
     async def with_a_body(event):
+        await trio.lowlevel.checkpoint()
         return Reply(INFO, buffers.take(1 << 20))
 
     here = site(with_a_body)
