@@ -27,7 +27,7 @@ class FoundError(Exception):
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     cast = Cast()
-    making = Chooser(SEED, gather_material(cast))
+    making = Chooser(SEED, gather_material(cast), mutant.layers)
     mutant.apply(monkeypatch)
     cases = 0
 

@@ -10,6 +10,7 @@ import trio
 
 from ostnode import codec
 from ostnode.errors import InvalidArgumentError
+from ostnode.fuzz.cases import Layer
 from ostnode.net import serve
 from ostnode.net.session import Session
 from ostnode.roles.bucket import service as bucket_service
@@ -28,6 +29,8 @@ class Mutant:
     name: str
     apply: Callable[[pytest.MonkeyPatch], None]
     finds: str
+    layers: tuple[Layer, ...] = ()
+    """Only these are tried; all of them by default."""
 
 
 def _window(patch: pytest.MonkeyPatch) -> None:
@@ -225,7 +228,7 @@ MUTANTS = (
     Mutant("proofs played back", _side, "proved nothing"),
     Mutant("proofs of other channels", _channel, "proved nothing"),
     Mutant("ids repeated", _ids, "request ids must rise"),
-    Mutant("unbounded queue", _queue, "memory grows"),
+    Mutant("unbounded queue", _queue, "memory grows", (Layer.SESSION,)),
     Mutant("unhandled tag", _tag, "handler failed"),
     Mutant("unbounded depth", _recursion, "handler failed"),
     Mutant("quadratic parse", _quadratic, "works too long"),
