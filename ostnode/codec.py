@@ -285,7 +285,7 @@ def encode(value: object) -> bytes:
 def encode_cose(value: object, *, tag: int | None = None) -> bytes:
     """Like `encode`, with integer keys allowed beside text, behind `tag` if one is given."""
     front = b"" if tag is None else _head(_TAG, tag)
-    return front + within_limit(_encoded(value, CBOR_DEPTH_MAX, _Budget(integer_keys=True)))
+    return within_limit(front + _encoded(value, CBOR_DEPTH_MAX, _Budget(integer_keys=True)))
 
 
 def within_limit(data: bytes) -> bytes:

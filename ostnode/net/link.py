@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from ostnode.env import Rng
+from ostnode.errors import FrameTooLargeError
 from ostnode.ids import Principal
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, Network, secured
@@ -17,7 +18,7 @@ from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Reply
 from ostnode.wire.connection import Connection
 from ostnode.wire.fields import Request
-from ostnode.wire.frames import RemoteProtocolError
+from ostnode.wire.frames import BODY_BYTES_MAX, RemoteProtocolError
 from ostnode.wire.handshake import Handshake
 from ostnode.wire.incoming import Answered, Closed, Event, GoawayReceived, Greeted, Proven
 from ostnode.wire.session import DEADLINE_MS_MAX, Hello, Side, Verify
@@ -79,6 +80,9 @@ class Link:
         Raises the OstError that the peer refused with, InvalidArgumentError for a request out of
         its bounds, LinkClosedError when the outcome is unknown because the link is over.
         """
+        if len(body) > BODY_BYTES_MAX:
+            # Every window holds the largest body: for another there would be no room, ever.
+            raise FrameTooLargeError(f"a body of {len(body)} bytes is over {BODY_BYTES_MAX}")
         await self._window(len(body))
         request_id, outgoing = self._connection.send_request(request, _remaining_ms(), body)
         self._session.post(outgoing, alone=not self._pending)
@@ -108,8 +112,8 @@ class Link:
     def _has_room(self, body_bytes: int) -> bool:
         if self._over is not None:
             raise LinkClosedError(self._over)
-        if self._connection.state is not State.OPEN:
-            # Its reader has met the end; `run` tells why once its other tasks have ended.
+        if self._connection.state is not State.OPEN or self._connection.draining:
+            # Its reader has met the end, or is about to tell of it.
             raise LinkClosedError("the link is over")
         return self._connection.room_for(body_bytes)
 

@@ -187,6 +187,7 @@ class _Server:
                 if isinstance(event, RequestReceived) and event.body:
                     event = await self._taken(event)
                 self._dispatch(event, handlers)
+                del event  # while the next one is awaited, this one's body may go
         except RemoteProtocolError as error:
             log.info("peer broke the protocol", code=error.refusal.code, reason=str(error))
             return error.refusal

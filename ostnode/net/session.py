@@ -95,6 +95,8 @@ class Session:
                 await self._receive()
                 continue
             self._frame_since = None
+            # What was received long ago and could not be taken up before is a sign of life, too.
+            self._heard_at = trio.current_time()
             self._events += 1
             if self._events % _EVENTS_BETWEEN_CHECKPOINTS == 0:
                 await trio.lowlevel.checkpoint()
@@ -162,6 +164,7 @@ class Session:
             pieces, size = self._next_write()
             self._write_since = trio.current_time()
             await send_pieces(self._stream, pieces)
+            del pieces  # an idle link keeps no body alive
             self._write_since = None
             self._queued_bytes -= size
             self._written.unpark_all()

@@ -94,7 +94,7 @@ def certified(certificate: bytes | None) -> Principal:
         raise UnauthenticatedError("the peer has no certificate")
     try:
         public = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise UnauthenticatedError("the peer's certificate cannot be read") from error
     if not isinstance(public, Ed25519PublicKey):
         raise UnauthenticatedError("the peer's certificate holds no Ed25519 key")

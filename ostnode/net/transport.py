@@ -103,7 +103,7 @@ class TcpNetwork(Network):
         host, port = self._allowed(address)
         try:
             stream = await trio.open_tcp_stream(host, port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name that IDNA refuses
             raise LinkClosedError(f"cannot connect to {address}: {error}") from error
         self._tune(stream)
         return stream

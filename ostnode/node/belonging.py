@@ -158,9 +158,12 @@ class Belonging:
     async def _take(self, signed: bytes) -> None:
         """Keep a roster of this cluster's index unless a newer one was seen.
 
+        A key that another one follows signs no rosters: whoever stole it could stay for ever.
         Raises TokenInvalidError for one of another cluster or signer.
         """
-        roster = open_roster(signed, cluster=self._cluster, signers=self.index_keys())
+        lasting = tuple(each.key for each in self._keys if not each.until)
+        signers = lasting or (self.place.index,)
+        roster = open_roster(signed, cluster=self._cluster, signers=signers)
         self._told = roster.epoch
         if roster.epoch < self._known.epoch:
             self._problem = f"the index tells roster {roster.epoch}, older than one seen before"
@@ -189,7 +192,8 @@ class Belonging:
         try:
             await self._worker.run(self._file.save, self._known)
         except OSError as error:
-            # The work goes on: what was not written down is asked for again after a restart.
+            # The work goes on: the next answer is written down again.
+            self._saved = False
             self._problem = f"the membership cannot be written down: {error.strerror}"
             _log.warning("membership_not_saved", reason=str(error))
         else:

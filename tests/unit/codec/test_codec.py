@@ -182,6 +182,8 @@ def test_values_outside_the_types_are_refused(value):
 
 
 def test_cose_takes_integer_keys_and_one_tag_in_front():
+    with pytest.raises(InvalidArgumentError):
+        encode_cose(bytes(CBOR_BYTES_MAX - 3), tag=COSE_SIGN1_TAG)
     value = [encode_cose({1: -19, 4: b"kid"}), {}, b"payload", b"signature"]
     data = encode_cose(value, tag=COSE_SIGN1_TAG)
     assert data[0] == 0xD2

@@ -20,9 +20,9 @@ from ostnode.errors import (
     UnauthenticatedError,
     UnknownCallError,
 )
-from ostnode.net.link import open_link
-from ostnode.net.memory import MemoryNetwork
-from ostnode.net.session import LinkLimits
+from ostnode.net.link import Link, open_link
+from ostnode.net.memory import MemoryNetwork, memory_stream_pair
+from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, TcpNetwork
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Kind, Reply
@@ -45,7 +45,9 @@ from tests.support.wire_peers import (
     accepter,
     answering,
     feed,
+    hello,
     linked,
+    open_pair,
     served,
     verify,
     wire,
@@ -53,6 +55,49 @@ from tests.support.wire_peers import (
 
 FEED = m.Feed(0, 0, 0)
 READ_MIB = m.ReadBlob(GROUP, BLOB, 0, 1 << 20)
+
+
+@pytest.mark.parametrize("calls", range(1, 33))
+async def test_a_drain_that_is_not_heard_of_yet_ends_calls_as_the_link_s_end(autojump_clock, calls):
+    """The reader lets others run now and then, also between a GOAWAY and what it does to calls."""
+    outcomes: list[Exception] = []
+    near, far = memory_stream_pair()
+    ours, theirs = open_pair(window_requests=4)
+    session = Session(near, ours, LIMITS)
+    link = Link(session, hello(BUCKET))
+
+    async def call() -> None:
+        try:
+            while True:
+                await link.call(READ)
+        except LinkClosedError as error:
+            outcomes.append(error)
+
+    async def serve() -> None:
+        answered = 0
+        while True:
+            for request in feed(theirs, await far.receive_some(65536)):
+                words = wire(theirs.send_reply(request.id, Reply(INFO, b"")))
+                answered += 1
+                if answered == calls:
+                    words += wire(theirs.send_goaway(ShuttingDownError()))
+                await far.send_all(words)
+
+    async with trio.open_nursery() as nursery:
+        for task in (link.run, call, call, serve):
+            nursery.start_soon(task)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(outcomes) == 2
+
+
+async def test_a_body_that_fits_no_window_is_refused_at_once(autojump_clock):
+    limits = LinkLimits(window_bytes=BODY_BYTES_MAX)
+    async with linked(limits=limits) as (link, _):
+        with trio.fail_after(1):
+            with pytest.raises(FrameTooLargeError):
+                await link.call(PUSH, bytes(BODY_BYTES_MAX + 1))
+            await link.call(READ)
 
 
 async def test_a_call_knows_its_caller_and_carries_bodies():

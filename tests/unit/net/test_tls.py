@@ -117,18 +117,26 @@ def certificate_of(secret, algorithm):
     )
 
 
+def of_version(number: int) -> bytes:
+    """A node's certificate that says it is of another version of X.509."""
+    version = bytes.fromhex("a0030201")
+    front, back = Identity.of(ALICE).certificate.split(version + b"\2", 1)
+    return front + version + bytes((number,)) + back
+
+
 @pytest.mark.parametrize(
     "certificate",
     [
         None,
         b"",
+        of_version(5),
         b"\x30\x03\x02\x01\x01",
         Identity.of(ALICE).certificate[:-1],
         certificate_of(ed448.Ed448PrivateKey.generate(), None).public_bytes(
             serialization.Encoding.DER
         ),
     ],
-    ids=["none", "empty", "no certificate", "cut", "another kind of key"],
+    ids=["none", "empty", "another version", "no certificate", "cut", "another kind of key"],
 )
 def test_b47_a_certificate_that_names_no_principal_is_a_typed_error(certificate):
     with pytest.raises(UnauthenticatedError):

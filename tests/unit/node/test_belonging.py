@@ -194,6 +194,24 @@ async def test_a_roster_of_another_signer_is_refused(belonging, tmp_path: Path) 
     assert MembershipFile(tmp_path).load() is None
 
 
+async def test_a_key_that_another_one_follows_signs_no_rosters(belonging) -> None:
+    """Nor could a bucket ever get away from whoever stole it."""
+    here = belonging()
+
+    def keys(epoch: int, signer: KeyPair, *keys: RosterKey) -> mb.SignedRoster:
+        return mb.SignedRoster(sign_roster(signer, Roster(CLUSTER, epoch, 0, keys, ())))
+
+    both = RosterKey(INDEX.principal), RosterKey(OTHER.principal)
+    over = RosterKey(OTHER.principal), RosterKey(INDEX.principal, 1000)
+    await here.enter(Script(keys(5, INDEX, *both)))
+    await here.enter(Script(keys(6, OTHER, *over)))
+    with pytest.raises(TokenInvalidError):
+        await here.enter(Script(keys(1 << 40, INDEX, both[0])))
+    await here.enter(Script(keys(7, OTHER, both[1])))
+    assert here.epoch == 7
+    assert here.index_keys() == (OTHER.principal,)
+
+
 async def test_b59_an_older_roster_is_refused_and_the_newer_kept(belonging, tmp_path) -> None:
     newest = replace(KNOWN, epoch=9, roster=told(9).roster)
     MembershipFile(tmp_path).save(newest)
@@ -226,6 +244,11 @@ async def test_a_full_disk_does_not_stop_the_work(belonging, monkeypatch) -> Non
     await here.enter(link)
     assert here._file.load().epoch == 5
     assert here.checks() == {"membership": ""}
+    monkeypatch.setattr(here._file, "save", full)
+    await here.enter(Script(told(6)))
+    monkeypatch.undo()
+    await here.enter(Script(told(6)))
+    assert here._file.load().epoch == 6
 
 
 async def test_the_key_of_another_bucket_does_not_pass_for_ones_own(belonging) -> None:
