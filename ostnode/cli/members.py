@@ -136,7 +136,8 @@ def approve(target: Target, output: Output, bucket: Principal) -> None:
     output.result({"approved": bucket.text(PrincipalKind.BUCKET)})
 
 
-@click.command("revoke")
+# One invite in 64 has a name that begins like an option.
+@click.command("revoke", context_settings={"ignore_unknown_options": True})
 @click.argument("bucket", type=_REVOKED)
 @json_option
 @pass_output

@@ -98,6 +98,9 @@ def test_ls_shows_all_pages_and_the_invites(cli: Cli, operated: Operated) -> Non
 def test_approve_and_revoke(cli: Cli, operated: Operated) -> None:
     assert cli.as_caller("bucket", "approve", BUCKET_TEXT).code == 0
     assert cli.as_caller("bucket", "revoke", BUCKET_TEXT).code == 0
+    for invite in ("-AECAwQFBgc", "--ECAwQFBgc"):
+        assert cli.as_caller("bucket", "revoke", invite).code == 0
+    del operated.calls[2:]
     result = cli.as_caller("bucket", "revoke", "AAECAwQFBgc", "--json")
     assert result.json == {"withdrawn": "AAECAwQFBgc"}
     bucket = BUCKET.principal
