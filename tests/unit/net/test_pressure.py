@@ -15,7 +15,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import Reply
 from ostnode.wire.frames import BODY_BYTES_MAX
 from tests.support.tlskit import RawPeer
-from tests.support.wire_peers import PUSH, READ, dialler, echo, served
+from tests.support.wire_peers import PUSH, READ, dialler, echo, linked, served
 
 MIB = 1 << 20
 BODY = bytes(MIB)
@@ -134,3 +134,21 @@ async def test_b47_a_body_that_dribbles_takes_no_room_from_the_others(autojump_c
         assert intake.held == 0
         async with cluster.link() as link:
             assert (await link.call(PUSH, BODY)).message == m.PushResult(0)
+
+
+async def test_b50_a_link_that_waits_for_room_all_through_its_window_is_not_silent(autojump_clock):
+    """Small bodies arrive at once: all the while nothing more is received."""
+    intake, outcomes = Intake(MIB), []
+    await intake.take(MIB)
+    async with linked(intake=intake) as (link, _):
+
+        async def push_little() -> None:
+            with pytest.raises(BusyError):
+                await link.call(PUSH, b"x" * 100)
+            outcomes.append("busy")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(32):
+                nursery.start_soon(push_little)
+        assert len(outcomes) == 32
+        assert (await link.call(READ)).message

@@ -77,3 +77,17 @@ async def test_the_rest_of_a_large_body_is_the_writers_and_comes_before_later_fr
     assert session._queued_bytes == 4 + len(LARGE) - len(begun)
     session.post((b"next", b""), alone=True)
     assert begun + await until_flushed(session, there) == b"head" + LARGE + b"next"
+
+
+async def test_an_idle_link_keeps_no_body_that_it_has_sent(ends):
+    session, there = ends
+    body, taken = bytearray(LARGE), 0
+    async with trio.open_nursery() as nursery:
+        session.post((b"head", body))
+        nursery.start_soon(session.write)
+        with trio.fail_after(5):
+            while taken < len(LARGE) + 4 or session._queued_bytes:
+                taken += len(arrived(there))
+                await trio.lowlevel.checkpoint()
+        body.append(0)  # a BufferError as long as anybody still looks at it
+        nursery.cancel_scope.cancel()
