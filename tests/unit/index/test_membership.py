@@ -204,6 +204,16 @@ def test_a_pending_bucket_that_is_revoked_is_forgotten(run) -> None:
     assert run(lambda tables: tables.members.where()) == []
 
 
+def test_a_bucket_that_worked_and_changed_its_key_is_not_forgotten(run) -> None:
+    run(lambda tables: core.take_up(tables, [NEWCOMER], NOW))
+    change = KeyChange(ClusterId(bytes(16)), NEWCOMER, OTHER, 600)
+    run(lambda tables: core.change_key(tables, NEWCOMER, NEWCOMER, change, NOW))
+    run(lambda tables: core.take_up(tables, [], NOW))
+    assert run(lambda tables: core.revoke(tables, NEWCOMER, NOW)).member.state == "revoked"
+    run(lambda tables: core.take_up(tables, [NEWCOMER], NOW))
+    assert run(lambda tables: tables.members.get(NEWCOMER)).state == "revoked"
+
+
 def test_the_config_names_members_and_takes_its_word_back(run) -> None:
     states = lambda tables: {  # noqa: E731
         each.principal: (each.state, each.configured) for each in tables.members.where()

@@ -99,7 +99,8 @@ def revoke(tables: Tables, bucket: Principal, now: int) -> Change:
     member = _known(tables, bucket)
     if member.state is MemberState.REVOKED:
         return Change(bucket, member)
-    if member.state is MemberState.PENDING and not member.configured:
+    # One that worked here once stays known: named again, it must not come with its first key.
+    if member.state is MemberState.PENDING and tables.buckets.get(bucket) is None:
         tables.members.drop(bucket)
         raise_epoch(tables, now)
         _enlist(tables)
