@@ -9,10 +9,11 @@ import pytest
 
 from ostnode.errors import InvalidArgumentError
 from ostnode.ids import BlobId, Principal
-from ostnode.placement import PARTITIONS, PartitionMap, partition_of, weight_of
+from ostnode.placement import PARTITIONS, PartitionMap, Site, partition_of, weight_of
 
 RANDOM = random.Random(5)
 BUCKETS = [Principal(RANDOM.randbytes(32)) for _ in range(8)]
+EVEN = {bucket: Site(1) for bucket in BUCKETS}
 ALL = [BlobId((number << 2).to_bytes(2, "big") + bytes(30)) for number in range(PARTITIONS)]
 
 
@@ -25,7 +26,7 @@ def test_a_partition_is_the_leading_14_bits() -> None:
 
 @pytest.mark.slow
 def test_load_is_even_for_equal_weights() -> None:
-    chosen = PartitionMap(dict.fromkeys(BUCKETS, 1))
+    chosen = PartitionMap(EVEN)
     load = Counter(map(chosen.bucket_of, ALL))
     ideal = PARTITIONS / len(BUCKETS)
     assert min(load.values()) / ideal > 0.93
@@ -34,15 +35,15 @@ def test_load_is_even_for_equal_weights() -> None:
 
 @pytest.mark.slow
 def test_load_follows_the_weights() -> None:
-    chosen = PartitionMap({BUCKETS[0]: 3, BUCKETS[1]: 1})
+    chosen = PartitionMap({BUCKETS[0]: Site(3), BUCKETS[1]: Site(1)})
     load = Counter(map(chosen.bucket_of, ALL))
     assert 0.73 < load[BUCKETS[0]] / PARTITIONS < 0.77
 
 
 @pytest.mark.slow
 def test_a_new_bucket_takes_only_what_it_wins() -> None:
-    before = PartitionMap(dict.fromkeys(BUCKETS[:7], 1))
-    after = PartitionMap(dict.fromkeys(BUCKETS, 1))
+    before = PartitionMap({bucket: Site(1) for bucket in BUCKETS[:7]})
+    after = PartitionMap(EVEN)
     moved = [
         after.bucket_of(each) for each in ALL if before.bucket_of(each) != after.bucket_of(each)
     ]
@@ -50,8 +51,8 @@ def test_a_new_bucket_takes_only_what_it_wins() -> None:
 
 
 def test_the_choice_does_not_depend_on_the_order_given() -> None:
-    one = PartitionMap(dict.fromkeys(BUCKETS, 2))
-    other = PartitionMap(dict.fromkeys(reversed(BUCKETS), 2))
+    one = PartitionMap(EVEN)
+    other = PartitionMap(dict(reversed(EVEN.items())))
     some = ALL[::97]
     assert [one.bucket_of(each) for each in some] == [other.bucket_of(each) for each in some]
     # Asked again, and from the middle: remembered partitions are the same ones.
@@ -62,14 +63,21 @@ def test_the_choice_does_not_depend_on_the_order_given() -> None:
 
 def test_the_choice_is_fixed_for_ever() -> None:
     """A known answer: a changed hash or score would move every new blob."""
-    fixed = PartitionMap({Principal(bytes([i]) * 32): i for i in range(1, 6)})
+    fixed = PartitionMap({Principal(bytes([i]) * 32): Site(i) for i in range(1, 6)})
     assert [fixed.bucket_of(blob_id)[0] for blob_id in ALL[::2000]] == [3, 5, 4, 2, 5, 4, 4, 5, 3]
 
 
-@pytest.mark.parametrize("weights", [{}, {BUCKETS[0]: 0}, {BUCKETS[0]: 1, BUCKETS[1]: -1}])
-def test_nothing_to_choose_from_is_refused(weights: dict[Principal, int]) -> None:
+@pytest.mark.parametrize(
+    "sites", [{}, {BUCKETS[0]: Site(0)}, {BUCKETS[0]: Site(1), BUCKETS[1]: Site(-1)}]
+)
+def test_nothing_to_choose_from_is_refused(sites: dict[Principal, Site]) -> None:
     with pytest.raises(InvalidArgumentError):
-        PartitionMap(weights)
+        PartitionMap(sites)
+
+
+def test_no_replica_at_all_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError):
+        PartitionMap(EVEN, replicas=0)
 
 
 @pytest.mark.parametrize(

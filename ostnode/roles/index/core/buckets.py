@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ostnode.errors import NoBucketError
 from ostnode.ids import BlobId, Principal
-from ostnode.placement import PartitionMap, weight_of
+from ostnode.placement import PartitionMap, Site, weight_of
 from ostnode.roles.index.core.rows import Bucket, BucketState
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
@@ -88,17 +88,17 @@ class Chooser:
         roomy = {key: row for key, row in active.items() if _has_room(row, size)}
         if not roomy:
             raise NoBucketError(f"no bucket has room for {size} bytes")
-        return roomy[PartitionMap(_weights(roomy.values())).bucket_of(blob_id)]
+        return roomy[PartitionMap(_sites(roomy.values())).bucket_of(blob_id)]
 
     def _map_of(self, active: Collection[Bucket]) -> PartitionMap:
-        weights = _weights(active)
-        if self._map is None or self._map.weights != weights:
-            self._map = PartitionMap(weights)
+        sites = _sites(active)
+        if self._map is None or self._map.sites != sites:
+            self._map = PartitionMap(sites)
         return self._map
 
 
-def _weights(buckets: Collection[Bucket]) -> dict[Principal, int]:
-    return {bucket.principal: weight_of(bucket.total) for bucket in buckets}
+def _sites(buckets: Collection[Bucket]) -> dict[Principal, Site]:
+    return {bucket.principal: Site(weight_of(bucket.total)) for bucket in buckets}
 
 
 def _has_room(bucket: Bucket, size: int) -> bool:
