@@ -156,7 +156,7 @@ CALLS: Final = (
         32,
         "change_bucket_key",
         Kind.INDEX,
-        _PEER,
+        _USER,
         mb.ChangeBucketKey,
         mb.KeyChanged,
         feature=ROSTER,

@@ -56,7 +56,7 @@ ALLOWED = {
     "withdraw_invite": {"operator"},
     "join": EVERYBODY,
     "roster": {"bucket", "candidate"},
-    "change_bucket_key": {"bucket"},
+    "change_bucket_key": EVERYBODY,
     "forget_findings": {"operator"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be

@@ -140,10 +140,9 @@ class Membership:
         return mb.Standing(change.member.state)
 
     async def _change_key(self, caller: Caller, request: mb.ChangeBucketKey) -> mb.KeyChanged:
-        bucket = self.bucket_of(caller)
         asked = open_key_change(request.by_old, request.by_new, cluster=self._options.cluster_id)
         change = await self._change(
-            lambda tables: core.change_key(tables, bucket, caller.proven, asked, self._now())
+            lambda tables: core.change_key(tables, caller.proven, asked, self._now())
         )
         return mb.KeyChanged(change.member.old_until if change.member else 0)
 
@@ -211,10 +210,9 @@ class Membership:
 
     def _member(self, key: Principal) -> Member | None:
         member = self._members.get(self._by_key.get(key, key))
-        if member is None or key == member.key:
-            return member
-        in_overlap = key == member.old_key and self._clock.now() <= member.old_until
-        return member if in_overlap else None
+        if member is None or not core.signs_for(member, key, self._clock.now()):
+            return None
+        return member
 
     def _now(self) -> int:
         return int(self._clock.now())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from ostnode.env import Clock, Rng, Worker
-from ostnode.errors import BusyError
+from ostnode.errors import BusyError, InvalidArgumentError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core.indexkeys import take_up_keys
@@ -19,7 +20,7 @@ from ostnode.roles.index.core.roster import last_epoch
 from ostnode.roles.index.core.rows import THE_INDEX, Meta
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.core.users import blocked_principals
-from ostnode.roles.index.database.engine import DatabaseUnusableError
+from ostnode.roles.index.database.engine import Database, DatabaseUnusableError
 from ostnode.roles.index.database.repository import Repository, run_alone
 from ostnode.roles.index.database.schema import SCHEMA_VERSION, SCHEMA_VERSION_MIN
 from ostnode.roles.index.database.sqlite import SqliteDatabase
@@ -33,14 +34,20 @@ CLOSE_DEADLINE_S: Final = 5
 
 @asynccontextmanager
 async def open_index(
-    options: IndexOptions, key: KeyPair, *, clock: Clock, rng: Rng, worker: Worker
+    options: IndexOptions,
+    key: KeyPair,
+    *,
+    clock: Clock,
+    rng: Rng,
+    worker: Worker,
+    make_database: Callable[[Path | None], Database] = SqliteDatabase,
 ) -> AsyncIterator[IndexService]:
-    """An index that serves until the block ends.
+    """An index that serves until the block ends, on what `make_database` makes of its `data_dir`.
 
     Raises DatabaseUnusableError when its database is in use, or another index's; later, in an
     exception group, DatabaseFailedError.
     """
-    database = await worker.run(SqliteDatabase, options.data_dir)
+    database = await worker.run(make_database, options.data_dir)
     try:
         now_us = int(clock.now() * 1_000_000)
         meta = await worker.run(
@@ -104,4 +111,6 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
         take_up(tables, options.buckets, now)
     except BusyError as error:
         raise DatabaseUnusableError(f"{error.message}: revoke some, or name fewer") from None
+    except InvalidArgumentError as error:
+        raise DatabaseUnusableError(error.message) from None
     return meta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -207,7 +208,7 @@ def test_a_pending_bucket_that_is_revoked_is_forgotten(run) -> None:
 def test_a_bucket_that_worked_and_changed_its_key_is_not_forgotten(run) -> None:
     run(lambda tables: core.take_up(tables, [NEWCOMER], NOW))
     change = KeyChange(ClusterId(bytes(16)), NEWCOMER, OTHER, 600)
-    run(lambda tables: core.change_key(tables, NEWCOMER, NEWCOMER, change, NOW))
+    run(lambda tables: core.change_key(tables, NEWCOMER, change, NOW))
     run(lambda tables: core.take_up(tables, [], NOW))
     assert run(lambda tables: core.revoke(tables, NEWCOMER, NOW)).member.state == "revoked"
     run(lambda tables: core.take_up(tables, [NEWCOMER], NOW))
@@ -240,12 +241,12 @@ def test_b59_epochs_overtake_what_a_lost_database_said(run) -> None:
 
 # --- keys ---------------------------------------------------------------------------------------
 
-FIRST, SECOND, THIRD = (Principal(bytes([number]) * 32) for number in (1, 2, 3))
+FIRST, SECOND, THIRD, FOURTH = (Principal(bytes([number]) * 32) for number in (1, 2, 3, 4))
 
 
 def change(run, new: Principal, *, old: Principal = FIRST, caller: Principal = FIRST, now=NOW):
     asked = KeyChange(ClusterId(bytes(16)), old, new, 100)
-    return run(lambda tables: core.change_key(tables, FIRST, caller, asked, now)).member
+    return run(lambda tables: core.change_key(tables, caller, asked, now)).member
 
 
 @pytest.fixture
@@ -270,9 +271,33 @@ def test_only_the_present_key_names_its_successor(two) -> None:
     with pytest.raises(NotAuthorizedError, match="present key"):
         change(two, SECOND, old=THIRD)
     change(two, SECOND)
-    for caller, old in ((FIRST, FIRST), (FIRST, SECOND), (SECOND, FIRST)):
+    for caller in (FIRST, SECOND):
         with pytest.raises(NotAuthorizedError, match="present key"):
-            change(two, THIRD, caller=caller, old=old, now=NOW + 101)
+            change(two, THIRD, caller=caller, now=NOW + 101)
+
+
+def test_a_change_that_a_restored_index_does_not_know_is_shown_again(two) -> None:
+    """With the key it led to, or a later one; whoever had the old one has nothing any more."""
+    for caller in (SECOND, THIRD, THIRD):
+        member = change(two, SECOND, caller=caller)
+        assert (member.key, member.old_key, member.old_until) == (SECOND, b"", 0)
+    member = change(two, THIRD, old=SECOND, caller=THIRD)
+    assert (member.principal, member.key, member.old_key) == (FIRST, THIRD, b"")
+    for old, new in ((FIRST, SECOND), (SECOND, FIRST)):  # what is past stays so
+        with pytest.raises(NotAuthorizedError):
+            change(two, new, old=old, caller=old)
+
+
+def test_a_change_goes_on_though_a_revocation_came_between(two) -> None:
+    change(two, SECOND)
+    two(lambda tables: core.revoke(tables, FIRST, NOW))
+    with pytest.raises(NotAuthorizedError):
+        change(two, SECOND, caller=SECOND)
+    two(lambda tables: core.approve(tables, FIRST, NOW))
+    member = change(two, SECOND, caller=SECOND)
+    assert (member.key, member.old_key) == (SECOND, b"")
+    with pytest.raises(NotAuthorizedError):  # that of another bucket is not what it followed
+        change(two, SECOND, old=OTHER, caller=SECOND)
 
 
 def test_keys_change_one_after_the_other(two) -> None:
@@ -293,10 +318,47 @@ def test_a_key_that_was_a_buckets_follows_none(two) -> None:
     change(two, THIRD, old=SECOND, caller=SECOND, now=NOW + 101)
     with pytest.raises(NotAuthorizedError, match="already"):
         change(two, FIRST, old=THIRD, caller=THIRD, now=NOW + 202)
-    # Nor does it join as somebody else.
+    change(two, FOURTH, old=THIRD, caller=THIRD, now=NOW + 202)
+    # Nor that of two changes ago, nor does any join as somebody else, or as the bucket it was.
+    with pytest.raises(NotAuthorizedError, match="already"):
+        change(two, SECOND, old=FOURTH, caller=FOURTH, now=NOW + 303)
     two(lambda tables: core.invite(tables, some_invite(), NOW))
-    with pytest.raises(NotAuthorizedError, match="another bucket's key"):
-        join(two, SECOND)
+    for key in (SECOND, THIRD, FOURTH):
+        with pytest.raises(NotAuthorizedError, match="another bucket's key"):
+            join(two, key)
+    with pytest.raises(NotAuthorizedError, match="followed this one"):
+        join(two, FIRST, NOW + 303)
+
+
+def test_the_first_key_joins_again_while_it_counts(two) -> None:
+    change(two, SECOND)
+    assert join(two, FIRST, NOW + 100).member.state == "approved"
+    with pytest.raises(NotAuthorizedError, match="followed this one"):
+        join(two, FIRST, NOW + 101)
+
+
+@pytest.mark.parametrize("rotations", [1, 2, 3])
+def test_the_config_names_no_key_of_another_bucket(two, rotations: int) -> None:
+    """Two members with one key would pass for each other."""
+    keys = [FIRST, SECOND, THIRD, FOURTH][: rotations + 1]
+    for number, (old, new) in enumerate(itertools.pairwise(keys)):
+        change(two, new, old=old, caller=old, now=NOW + 101 * number)
+    for key in keys[1:]:
+        with pytest.raises(InvalidArgumentError, match="a key of the bucket bkt1"):
+            two(lambda tables, key=key: core.take_up(tables, [FIRST, OTHER, key], NOW))
+    two(lambda tables: core.take_up(tables, [FIRST, OTHER], NOW))
+    assert len(two(lambda tables: tables.members.where())) == 2
+
+
+async def test_an_index_whose_config_names_the_new_key_of_a_bucket_does_not_start(tmp_path) -> None:
+    async with an_index(directory=tmp_path) as cluster:
+        old, new = cluster.bucket.key, KeyPair.generate(cluster.rng)
+        statements = sign_key_change(old, new, cluster.options.cluster_id, 100)
+        await cluster.ask(cluster.bucket.caller, mb.ChangeBucketKey(*statements))
+    cluster.options = replace(cluster.options, buckets=(new.principal,))
+    with pytest.raises(DatabaseUnusableError, match="put that name there"):
+        async with cluster.open():
+            pass
 
 
 def test_only_an_approved_bucket_changes_its_key(two) -> None:

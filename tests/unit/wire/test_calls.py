@@ -29,6 +29,7 @@ ANYBODY = {
     "blob_info",
     "read_blob",
     "join",
+    "change_bucket_key",
 }
 ALLOWED = {
     frozenset(): ANYBODY,
@@ -48,7 +49,7 @@ ALLOWED = {
         "revoke_bucket",
         "withdraw_invite",
     },
-    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster", "change_bucket_key"},
+    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster"},
     frozenset({Kind.CANDIDATE}): ANYBODY | {"roster"},
     frozenset({Kind.INDEX}): ANYBODY,
 }

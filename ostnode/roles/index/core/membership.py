@@ -20,9 +20,16 @@ from ostnode.errors import (
     OstError,
     TokenInvalidError,
 )
-from ostnode.ids import Principal
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.roles.index.core.buckets import enlist, shut_out
-from ostnode.roles.index.core.rows import THE_INDEX, Invite, Member, MemberState, RosterEpoch
+from ostnode.roles.index.core.rows import (
+    THE_INDEX,
+    Invite,
+    Member,
+    MemberState,
+    PastKey,
+    RosterEpoch,
+)
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import membership as mb
 from ostnode.wire.rotation import KeyChange
@@ -69,9 +76,11 @@ def join(tables: Tables, caller: Principal, request: mb.Join, now: int) -> Chang
     member = tables.members.get(caller)
     if member is not None and member.state is MemberState.REVOKED:
         raise NotAuthorizedError("this bucket was revoked; an operator may approve it again")
+    if member is not None and not signs_for(member, caller, now):
+        raise NotAuthorizedError("another key has followed this one")
     if member is not None:
         return Change(caller, member)
-    if _signs_for_another(tables, caller):
+    if _owner(tables, caller) is not None:
         raise NotAuthorizedError("this is another bucket's key")
     tables.drop_invites_until(now)
     found = tables.invites.get(request.invite_id)
@@ -111,28 +120,33 @@ def revoke(tables: Tables, bucket: Principal, now: int) -> Change:
     return _put(tables, revoked, now)
 
 
-def change_key(
-    tables: Tables, bucket: Principal, caller: Principal, change: KeyChange, now: int
-) -> Change:
+def change_key(tables: Tables, caller: Principal, change: KeyChange, now: int) -> Change:
     """Let another key follow the one that a bucket signs with; the bucket's name stays.
+
+    The two keys' signatures decide, not who shows them: a bucket shows its last changes again,
+    with the key it has now, to an index that was set back to before them. Then the old key is over
+    at once.
 
     Raises NotAuthorizedError for a bucket that is not approved, another's key, or one that is
     not the bucket's present one; InvalidArgumentError while the last change is not over.
     """
-    member = require_approved(tables, bucket)
-    if change.new == member.key and change.old == member.old_key:
-        return Change(bucket, member)  # a lost answer
-    if not caller == change.old == member.key:
+    done = _signer(tables, change.new)
+    if done is not None and change.old != change.new and _owner(tables, change.old) == done:
+        return Change(done, require_approved(tables, done))  # a lost answer, or shown again
+    bucket = _signer(tables, change.old)
+    if bucket is None:
         raise NotAuthorizedError("only the present key says which one follows it")
+    member = require_approved(tables, bucket)
     if member.old_key and now <= member.old_until:
         raise InvalidArgumentError(
             "the last change of keys is not over yet", old_until=member.old_until
         )
-    if tables.members.get(change.new) is not None or _signs_for_another(tables, change.new):
+    if _owner(tables, change.new) is not None:
         raise NotAuthorizedError("this key is or was a bucket's already")
-    until = now + change.overlap_s
+    tables.past_keys.put(PastKey(member.key, bucket))
+    old_key, until = (change.old, now + change.overlap_s) if caller == change.old else (b"", 0)
     changed = replace(
-        member, key=change.new, old_key=bytes(member.key), old_until=until, changed_at=now
+        member, key=change.new, old_key=bytes(old_key), old_until=until, changed_at=now
     )
     return _put(tables, changed, now)
 
@@ -141,7 +155,7 @@ def take_up(tables: Tables, named: Collection[Principal], now: int) -> None:
     """Take the config's word: the buckets it names are members, unless they were revoked.
 
     One that it no longer names is pending. Raises BusyError when there are too many with those that
-    have joined.
+    have joined, InvalidArgumentError for a key that is or was one of another bucket's.
     """
     changed = tables.roster.get(THE_INDEX) is None
     for member in tables.members.where():
@@ -150,6 +164,7 @@ def take_up(tables: Tables, named: Collection[Principal], now: int) -> None:
             changed = True
     for principal in named:
         if tables.members.get(principal) is None:
+            _check_free(tables, principal)
             state = MemberState.APPROVED
             tables.members.put(Member(principal, state, principal, configured=True, changed_at=now))
             changed = True
@@ -166,6 +181,11 @@ def require_approved(tables: Tables, bucket: Principal) -> Member:
     if member is None or member.state is not MemberState.APPROVED:
         raise NotAuthorizedError("this bucket is not, or no longer, approved")
     return member
+
+
+def signs_for(member: Member, key: Principal, now: float) -> bool:
+    """Whether the key counts for the member now."""
+    return key == member.key or (key == member.old_key and now <= member.old_until)
 
 
 def raise_epoch(tables: Tables, now: int) -> int:
@@ -215,8 +235,31 @@ def _known(tables: Tables, bucket: Principal) -> Member:
     return member
 
 
-def _signs_for_another(tables: Tables, key: Principal) -> bool:
-    return bool(tables.members.where(key=key) or tables.members.where(old_key=key))
+def _owner(tables: Tables, key: Principal) -> Principal | None:
+    """The bucket whose name or key this is or was."""
+    if tables.members.get(key) is not None:
+        return key
+    past = tables.past_keys.get(key)
+    if past is not None:
+        return past.bucket
+    found = tables.members.where(key=key) or tables.members.where(old_key=key)
+    return found[0].principal if found else None
+
+
+def _signer(tables: Tables, key: Principal) -> Principal | None:
+    """The bucket that signs with this key now."""
+    found = tables.members.where(key=key)
+    return found[0].principal if found else None
+
+
+def _check_free(tables: Tables, key: Principal) -> None:
+    """Two buckets with one key would pass for each other."""
+    owner = _owner(tables, key)
+    if owner is not None:
+        name, taken = (each.text(PrincipalKind.BUCKET) for each in (owner, key))
+        raise InvalidArgumentError(
+            f"index.buckets names {taken}, a key of the bucket {name}: put that name there"
+        )
 
 
 def _taking_part(tables: Tables) -> int:

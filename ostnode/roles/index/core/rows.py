@@ -144,6 +144,14 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class PastKey:
+    """A key that the bucket has signed with and another one has followed; never taken again."""
+
+    key: Principal
+    bucket: Principal
+
+
+@dataclass(frozen=True, slots=True)
 class Invite:
     """A join token that nobody has used: the hash of its secret, and how many wrong ones came."""
 

@@ -25,6 +25,7 @@ from ostnode.roles.index.core.rows import (
     Meta,
     OpenGrant,
     OutboxAnswer,
+    PastKey,
     Placement,
     Rejected,
     RosterEpoch,
@@ -67,6 +68,7 @@ class Tables(Protocol):
     placements: Rows[Placement]
     buckets: Rows[Bucket]
     members: Rows[Member]
+    past_keys: Rows[PastKey]
     invites: Rows[Invite]
     roster: Rows[RosterEpoch]
     index_keys: Rows[IndexKey]

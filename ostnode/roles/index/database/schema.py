@@ -85,6 +85,10 @@ STATEMENTS: Final = (
         label TEXT NOT NULL,
         changed_at BIGINT NOT NULL
     )""",
+    """CREATE TABLE IF NOT EXISTS past_keys (
+        key BYTEA PRIMARY KEY,
+        bucket BYTEA NOT NULL
+    )""",
     """CREATE TABLE IF NOT EXISTS invites (
         invite_id BYTEA PRIMARY KEY,
         secret_hash BYTEA NOT NULL,

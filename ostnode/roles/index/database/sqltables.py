@@ -41,6 +41,7 @@ class SqlTables(Tables):
         self.buckets: Rows[rows.Bucket] = SqlRows(execute, rows.Bucket, "buckets", "principal")
         self._members = SqlRows(execute, rows.Member, "members", "principal")
         self.members: Rows[rows.Member] = self._members
+        self.past_keys: Rows[rows.PastKey] = SqlRows(execute, rows.PastKey, "past_keys", "key")
         self.invites: Rows[rows.Invite] = SqlRows(execute, rows.Invite, "invites", "invite_id")
         self.roster: Rows[rows.RosterEpoch] = SqlRows(execute, rows.RosterEpoch, "roster", "name")
         self.index_keys: Rows[rows.IndexKey] = SqlRows(execute, rows.IndexKey, "index_keys", "key")
