@@ -11,6 +11,7 @@ import trio
 
 from ostnode.env import Rng
 from ostnode.ids import Principal
+from ostnode.net.outlet import Outlet, Unsent
 from ostnode.net.transport import LinkClosedError, receive_into, send_now, send_pieces
 from ostnode.wire import session as s
 from ostnode.wire.buffers import Buffer
@@ -33,7 +34,8 @@ class LinkLimits:
 
     `window_requests` and `window_bytes` are what this side takes at once when it is called.
     Replies wait while more than `queue_bytes_max` are unsent. A handshake, one frame and one
-    write must each end within their times; silence is probed after `ping_interval_s`.
+    write must each end within their times; silence is probed after `ping_interval_s`. An older
+    program speaks up to `protocol_max` and has fewer `features`.
     """
 
     window_requests: int = 32
@@ -43,17 +45,19 @@ class LinkLimits:
     ping_interval_s: float = 15
     stall_s: float = 30
     linger_s: float = 1
+    features: tuple[str, ...] = s.FEATURES
+    protocol_max: int = s.PROTOCOL_MAX
 
     def hello(self, principal: Principal, rng: Rng, roster_epoch: int = 0) -> s.Hello:
         """Our HELLO under these limits; `roster_epoch` is that of the newest roster we know."""
         return s.Hello(
             protocol_min=s.PROTOCOL_MIN,
-            protocol_max=s.PROTOCOL_MAX,
+            protocol_max=self.protocol_max,
             principal=principal,
             nonce=rng.token(s.NONCE_BYTES),
             window_requests=self.window_requests,
             window_bytes=self.window_bytes,
-            features=s.FEATURES,
+            features=self.features,
             roster_epoch=roster_epoch,
         )
 
@@ -63,19 +67,27 @@ class Session:
 
     `write` and `watch` run as tasks beside whoever takes events; each raises LinkClosedError
     when the link is over. Frames are posted without waiting: whoever posts bodies on another's
-    behalf waits for `room` first, everything else is bounded by the window.
+    behalf waits for room in `unsent` first, everything else is bounded by the window. Links share
+    an `outlet`.
     """
 
-    def __init__(self, stream: trio.abc.Stream, connection: Connection, limits: LinkLimits) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        connection: Connection,
+        limits: LinkLimits,
+        outlet: Outlet | None = None,
+    ) -> None:
         self.connection = connection
         self._stream = stream
         self._limits = limits
         self._queue: deque[Buffer] = deque()
-        self._queued_bytes = 0
+        self.unsent = Unsent(outlet or Outlet(), limits.queue_bytes_max)
         self._pong: int | None = None
         self._to_write = trio.Event()
-        self._written = trio.lowlevel.ParkingLot()
-        self._heard_at = trio.current_time()
+        self.received_at = trio.current_time()
+        """When what `next_event` gives had come: that may have been long before it was taken."""
+        self._heard_at = self.received_at
         self._frame_since: float | None = None
         self._write_since: float | None = None
         self._pinged_at: float | None = None
@@ -112,7 +124,7 @@ class Session:
             self._frame_since = trio.current_time()
         count = await receive_into(self._stream, self.connection.buffer())
         self.connection.received(count)
-        self._heard_at = trio.current_time()
+        self._heard_at = self.received_at = trio.current_time()
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -128,28 +140,13 @@ class Session:
         """
         head, body = outgoing
         pieces: Sequence[Buffer] = (head, body) if len(body) else (head,)
-        if (alone or len(body) >= JOIN_BYTES_MAX) and not self._queued_bytes:
+        if (alone or len(body) >= JOIN_BYTES_MAX) and not self.unsent.queued:
             pieces = send_now(self._stream, pieces)
             if not pieces:
                 return
         self._queue.extend(pieces)
-        self._queued_bytes += sum(map(len, pieces))
+        self.unsent.queue(sum(map(len, pieces)))
         self._to_write.set()
-
-    @property
-    def full(self) -> bool:
-        """Whether too many bytes are queued."""
-        return self._queued_bytes > self._limits.queue_bytes_max
-
-    async def room(self) -> None:
-        """Wait while too many bytes are queued."""
-        while self.full:
-            await self._written.park()
-
-    async def flushed(self) -> None:
-        """Wait until everything queued is written."""
-        while self._queued_bytes:
-            await self._written.park()
 
     async def write(self) -> None:
         """The writer task: it alone sends while anything is queued, and `post` while nothing is."""
@@ -166,8 +163,7 @@ class Session:
             await send_pieces(self._stream, pieces)
             del pieces  # an idle link keeps no body alive
             self._write_since = None
-            self._queued_bytes -= size
-            self._written.unpark_all()
+            self.unsent.written(size)
 
     def _next_write(self) -> tuple[list[Buffer], int]:
         """What to write in one system call: small frames together, or up to one large body."""
@@ -184,7 +180,7 @@ class Session:
         A socket closed over unread bytes is reset, and the reset overtakes what was written.
         """
         with trio.move_on_after(self._limits.linger_s):
-            await self.flushed()
+            await self.unsent.flushed()
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
             scratch = memoryview(bytearray(_DRAIN_BYTES))

@@ -14,7 +14,7 @@ from ostnode.errors import InternalError, NotAuthorizedError, OstError
 from ostnode.ids import ClusterId, Principal
 from ostnode.net.link import Link
 from ostnode.node.errors import StartError
-from ostnode.node.memory import MembershipFile, Remembered
+from ostnode.node.memory import Memory, Remembered
 from ostnode.wire import membership as mb
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.roster import Roster, RosterKey, open_roster
@@ -78,7 +78,7 @@ class Belonging:
         key: Principal,
         cluster: ClusterId,
         remembered: Remembered | None,
-        file: MembershipFile,
+        file: Memory,
         worker: Worker,
         now: Callable[[], float],
     ) -> None:

@@ -18,7 +18,6 @@ from ostnode.net.transport import Network
 from ostnode.node.belonging import Belonging, find_index
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import bind_early
-from ostnode.node.memory import MembershipFile
 from ostnode.node.metrics import bucket_figures
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
@@ -43,12 +42,12 @@ async def open_bucket_role(
 
     Raises StartError or KeyFileError.
     """
-    key = load_key(bucket)
+    key = load_key(bucket, seams.load_seed)
     http, url = bucket.http, bucket.public_url
     if not url:
         http, bound = bind_early(f"{name}.http", bucket.http)
         url = f"http://{bound}"
-    memory = MembershipFile(bucket.data_dir)
+    memory = seams.make_memory(bucket.data_dir)
     remembered = memory.load()
     place = find_index(name, bucket, config.cluster_id, remembered)
     named = remembered.bucket if remembered else key.principal
@@ -126,6 +125,7 @@ class _IndexTalk:
             verify=verify,
             expect=self.belonging.expected(),
             rng=self._seams.rng,
+            limits=self._seams.link_limits,
             roster_epoch=self.belonging.epoch,
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from ostnode.config import Config, IndexConfig
 from ostnode.identity.keys import KeyPair
@@ -21,12 +22,18 @@ from ostnode.wire.calls import Kind
 @asynccontextmanager
 async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> AsyncIterator[Role]:
     """An index on its database, with its heartbeat; raises StartError or KeyFileError."""
-    key, options = load_key(index), index_options(config, index)
+    key = load_key(index, seams.load_seed)
+    options = index_options(config, index, seams.load_seed)
     named = kinds_from({Kind.APP: index.apps, Kind.OPERATOR: index.operators})
     worker = seams.make_worker(1)
     try:
         async with open_index(
-            options, key, clock=seams.clock, rng=seams.rng, worker=worker
+            options,
+            key,
+            clock=seams.clock,
+            rng=seams.rng,
+            worker=worker,
+            make_database=seams.make_database,
         ) as service:
             membership = service.membership
 
@@ -61,13 +68,15 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
         raise StartError(str(error), "see index.data_dir and index.key_file") from error
 
 
-def index_options(config: Config, index: IndexConfig) -> IndexOptions:
+def index_options(
+    config: Config, index: IndexConfig, load: Callable[[Path], bytes] = load_seed
+) -> IndexOptions:
     """The config's [index] as the role takes it."""
     return IndexOptions(
         cluster_id=config.cluster_id,
         buckets=index.buckets,
         peer=index.public_peer,
-        successor=_successor(index),
+        successor=_successor(index, load),
         key_overlap_s=index.key_overlap,
         data_dir=index.data_dir,
         rules=_rules(index),
@@ -76,11 +85,11 @@ def index_options(config: Config, index: IndexConfig) -> IndexOptions:
     )
 
 
-def _successor(index: IndexConfig) -> Principal | None:
+def _successor(index: IndexConfig, load: Callable[[Path], bytes]) -> Principal | None:
     """The principal of the key to come; raises KeyFileError."""
     if index.next_key_file is None:
         return None
-    return KeyPair.from_seed(load_seed(index.next_key_file)).principal
+    return KeyPair.from_seed(load(index.next_key_file)).principal
 
 
 def _rules(index: IndexConfig) -> Rules:

@@ -16,6 +16,7 @@ from ostnode.errors import OstError, ShuttingDownError
 from ostnode.identity.keys import verify
 from ostnode.ids import Principal
 from ostnode.net.intake import Intake
+from ostnode.net.outlet import Outlet
 from ostnode.net.serve import serve_link
 from ostnode.net.transport import split_address
 from ostnode.node.errors import StartError
@@ -136,8 +137,10 @@ class _Links:
             verify=verify,
             services={role.kind: service},
             rng=seams.rng,
+            limits=seams.link_limits,
             stopping=stopping,
             intake=Intake(),
+            outlet=Outlet(),
             roster_epoch=role.roster_epoch,
         )
 

@@ -11,7 +11,9 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
+
+from typing_extensions import override
 
 from ostnode.codec import CBOR_BYTES_MAX
 from ostnode.errors import InvalidArgumentError
@@ -48,14 +50,26 @@ class Remembered(Message):
         return {self.index, *(each.key for each in self.keys)}
 
 
-class MembershipFile:
-    """The file in a bucket's data directory. Its methods block."""
+class Memory(Protocol):
+    """Where a bucket remembers. Its methods block."""
+
+    def load(self) -> Remembered | None:
+        """What is remembered; None before the first time. Raises StartError."""
+        ...
+
+    def save(self, remembered: Remembered) -> None:
+        """Remember from now on; raises OSError."""
+        ...
+
+
+class MembershipFile(Memory):
+    """The file in a bucket's data directory."""
 
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir / FILE_NAME
 
+    @override
     def load(self) -> Remembered | None:
-        """What is remembered; None before the first time. Raises StartError."""
         try:
             with self.path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -72,8 +86,8 @@ class MembershipFile:
             hint = "remove it, and let the bucket join again"
             raise StartError(f"{self.path} is damaged: {error.message}", hint) from None
 
+    @override
     def save(self, remembered: Remembered) -> None:
-        """Remember from now on; raises OSError."""
         draft = self.path.with_name(f"{FILE_NAME}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -85,9 +86,11 @@ class Role:
         return self.named or self.key.principal
 
 
-def load_key(config: IndexConfig | BucketConfig) -> KeyPair:
+def load_key(
+    config: IndexConfig | BucketConfig, load: Callable[[Path], bytes] = load_seed
+) -> KeyPair:
     """The node's key; raises KeyFileError."""
-    return KeyPair.from_seed(load_seed(config.key_file))
+    return KeyPair.from_seed(load(config.key_file))
 
 
 def token_limits(config: TokensConfig) -> TokenLimits:

@@ -18,6 +18,7 @@ import trio
 
 from ostnode import __version__
 from ostnode.config import BucketConfig, Config, IndexConfig
+from ostnode.errors import first_failure
 from ostnode.node.bucket import open_bucket_role
 from ostnode.node.descriptors import raise_limit, within_descriptors
 from ostnode.node.errors import NodeFailedError
@@ -71,15 +72,8 @@ async def run_node(
                 await _serve(config, seams, roles, readiness, stop, task_status)
             admins.cancel_scope.cancel()
     except* (StoreFailedError, DatabaseFailedError) as group:
-        raise NodeFailedError(str(_first(group))) from group
+        raise NodeFailedError(str(first_failure(group))) from group
     _log.info("node_stopped")
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first failure itself: every nursery on the way up wraps it once more."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _role_tables(config: Config) -> list[tuple[str, IndexConfig | BucketConfig]]:

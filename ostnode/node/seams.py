@@ -9,17 +9,22 @@ from pathlib import Path
 
 from ostnode.env import Clock, Rng, SystemClock, SystemRng, ThreadWorker, Worker
 from ostnode.identity.keys import KeyPair
+from ostnode.keyfiles import load_seed
+from ostnode.net.link import DEFAULT_LIMITS
+from ostnode.net.session import LinkLimits
 from ostnode.net.tls import TlsNetwork
 from ostnode.net.transport import PORT_MAX, Network, TcpNetwork
+from ostnode.node.memory import MembershipFile, Memory
+from ostnode.roles.index import Database, SqliteDatabase
 from ostnode.store.disk import Disk, RealDisk
 
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """Time, randomness, threads, networks and disks; by default the operating system's.
+    """Time, randomness, threads, networks, disks and files; by default the operating system's.
 
     Peers meet on `network` in plain text, and over TLS on `below_tls`; how many is for each role
-    to bound.
+    to bound. Links keep to `link_limits`.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -30,6 +35,10 @@ class Seams:
     )
     make_worker: Callable[[int], Worker] = ThreadWorker
     make_disk: Callable[[Path], Disk] = RealDisk
+    make_database: Callable[[Path | None], Database] = SqliteDatabase
+    make_memory: Callable[[Path], Memory] = MembershipFile
+    load_seed: Callable[[Path], bytes] = load_seed
+    link_limits: LinkLimits = DEFAULT_LIMITS
 
     def peers(self, key: KeyPair, *, tls: bool) -> Network:
         """Where the node with this key meets its peers."""
