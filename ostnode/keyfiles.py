@@ -20,6 +20,7 @@ _SEED_BYTES: Final = 32
 _MODE: Final = 0o600
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _FILE_BYTES_MAX: Final = 256
+_DRAFT_BYTES: Final = 8
 _FORM: Final = re.compile(rb"ost-ed25519-seed:([0-9a-f]{64})\n?")
 
 
@@ -39,9 +40,11 @@ def create_key_file(path: Path, rng: Rng | None = None) -> bytes:
     Raises KeyFileError if the path exists, as a key that is in use must not be lost, or if it
     cannot be written.
     """
-    seed = (rng or SystemRng()).token(_SEED_BYTES)
+    rng = rng or SystemRng()
+    seed = rng.token(_SEED_BYTES)
+    draft = path.with_name(f".{path.name}.{rng.token(_DRAFT_BYTES).hex()}")
     try:
-        _write_new(path, b"ost-ed25519-seed:%s\n" % seed.hex().encode())
+        _write_new(draft, path, b"ost-ed25519-seed:%s\n" % seed.hex().encode())
     except FileExistsError:
         hint = "keep it, or move it away yourself if nobody uses it"
         raise KeyFileError(path, "it exists already", hint) from None
@@ -87,18 +90,23 @@ def put_in_place(successor: Path, path: Path) -> None:
         raise KeyFileError(path, f"it cannot be replaced: {error.strerror}", hint) from None
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def _write_new(draft: Path, path: Path, content: bytes) -> None:
+    """Under its own name the file is whole from the first moment: a link is made or is not."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(path, flags, _MODE)
+    descriptor = os.open(draft, flags, _MODE)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), _MODE)  # whatever the umask took away
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+    try:
         _sync_directory(path.parent)
     except OSError:
-        path.unlink(missing_ok=True)
+        path.unlink()
         raise
 
 

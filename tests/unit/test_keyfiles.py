@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,49 @@ def test_a_key_is_on_disk_whole_and_then_its_name_before_it_is_used(
     path, synced = tmp_path / "key", []
 
     def recording(descriptor: int) -> None:
-        name = Path(f"/proc/self/fd/{descriptor}").resolve()
-        synced.append((name, path.stat().st_size))
+        file = Path(f"/proc/self/fd/{descriptor}").resolve()
+        content = "" if file.is_dir() else file.read_text("utf-8")
+        synced.append((content, path.exists(), len(list(tmp_path.iterdir()))))
 
     monkeypatch.setattr(keyfiles.os, "fsync", recording)
+    create_key_file(path, FixedRng())
+    # First its bytes, while it has no name of its own; then that, and nothing else is left.
+    assert synced == [(CONTENT, False, 1), ("", True, 1)]
+
+
+def test_a_crash_while_a_key_is_made_leaves_no_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file would be refused for ever: what is there is never overwritten."""
+
+    class Crash(BaseException):
+        """Nothing after it is done."""
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    path = tmp_path / "key"
+    for name in ("fchmod", "fsync", "link"):
+        with monkeypatch.context() as broken:
+            broken.setattr(keyfiles.os, name, crash)
+            broken.setattr(Path, "unlink", lambda *_, **__: None)
+            with suppress(Crash):
+                create_key_file(path)
+        assert not path.exists()
     create_key_file(path)
-    assert synced == [(path, len(CONTENT)), (tmp_path, len(CONTENT))]
+    assert load_seed(path)
+
+
+def test_a_key_whose_name_did_not_become_durable_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(keyfiles, "_sync_directory", failing)
+    with pytest.raises(KeyFileError, match="Input/output error"):
+        create_key_file(tmp_path / "key")
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
