@@ -179,3 +179,10 @@ def error_class(code: str) -> type[OstError]:
 def all_errors() -> tuple[type[OstError], ...]:
     """Every error class, in the table's order."""
     return tuple(_BY_CODE.values())
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """The first exception in a group: every nursery on the way up wraps it once more."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

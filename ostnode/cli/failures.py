@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Final
 
 from ostnode.config import ConfigError
-from ostnode.errors import DetailValue, OstError
+from ostnode.errors import DetailValue, OstError, first_failure
 from ostnode.keyfiles import KeyFileError
 from ostnode.node.errors import NodeFailedError, StartError
 
@@ -97,7 +97,7 @@ def exit_code_of(code: str) -> ExitCode:
 
 def failure_of(error: BaseException) -> Failure | None:
     """How to tell a failure; None for what is not expected: a bug, shown with its traceback."""
-    match _single(error):
+    match first_failure(error):
         case OstError() as refusal:
             hint = _HINTS.get(refusal.code, "")
             code = exit_code_of(refusal.code)
@@ -136,13 +136,6 @@ def _client_failure(error: BaseException) -> Failure | None:
         case _:
             return None
     return Failure(exit_code, code, str(error), _HINTS[code])
-
-
-def _single(error: BaseException) -> BaseException:
-    """The first exception of a group: nurseries wrap what ends them."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _with_details(error: OstError) -> str:

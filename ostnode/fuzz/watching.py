@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import structlog
 
+from ostnode.errors import first_failure
+
 STUCK_S: Final = 20
 """Of processor time, for one case."""
 _BAD: Final = frozenset({"error", "exception", "critical"})
@@ -58,15 +60,13 @@ def watched_log() -> Iterator[Logged]:
 
 def failure_text(error: BaseException) -> str:
     """`Type: message at file:line`, of the innermost cause and its last frame."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_failure(error)
     return f"{type(error).__name__}: {str(error)[:200]} at {_place(error.__traceback__)}"
 
 
 def failure_name(error: BaseException) -> str:
     """`Type in function`: the same for every case that meets the same fault."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_failure(error)
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} in {frames[-1].name if frames else 'nowhere'}"
 

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from ostnode.env import Rng
-from ostnode.errors import OstError
+from ostnode.errors import OstError, first_failure
 from ostnode.net.link import Link
 from ostnode.net.transport import LinkClosedError
 
@@ -53,7 +53,7 @@ async def dial_forever(
                 opened_at = trio.current_time()
                 await use(link)
         except* (LinkClosedError, OstError) as group:
-            log.info("link ended", reason=str(group.exceptions[0]))
+            log.info("link ended", reason=str(first_failure(group)))
         if opened_at is not None and trio.current_time() - opened_at >= backoff.cap_s:
             failures = 0
         await trio.sleep(backoff.wait_s(failures, rng))

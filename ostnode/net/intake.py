@@ -31,14 +31,18 @@ class Intake:
         self.held = 0
         self.buffers: BodyBuffers = _Buffers(self)
 
-    async def take(self, size: int) -> None:
-        """Hold `size` bytes, in turn, once they fit; any size fits when nothing is held."""
+    def take_now(self, size: int) -> bool:
+        """Hold `size` bytes if they fit and nobody waits; any size fits when nothing is held."""
         if self._turn.locked() or not self._fits(size):
-            async with self._turn:
-                while not self._fits(size):
-                    await self._given.wait()
-                self.held += size
-        else:
+            return False
+        self.held += size
+        return True
+
+    async def take(self, size: int) -> None:
+        """Hold `size` bytes, in turn, once they fit."""
+        async with self._turn:
+            while not self._fits(size):
+                await self._given.wait()
             self.held += size
 
     def give(self, size: int) -> None:

@@ -10,11 +10,11 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from ostnode.env import Rng
-from ostnode.errors import FrameTooLargeError
+from ostnode.errors import FrameTooLargeError, first_failure
 from ostnode.ids import Principal
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, Network, secured
-from ostnode.wire.buffers import Buffer
+from ostnode.wire.buffers import Buffer, as_bytes
 from ostnode.wire.calls import Reply
 from ostnode.wire.connection import Connection
 from ostnode.wire.fields import Request
@@ -76,10 +76,14 @@ class Link:
         """Make one call and return its result; `body` is the chunk of a call that carries one.
 
         The caller's deadline travels with the request. If it passes, or the caller is cancelled,
-        the peer is told to stop; `body` may still be on its way out then and must not be reused.
+        the peer is told to stop. A peer may answer before it has taken in the body, above all to
+        refuse it. So `body` may still be on its way out when this ends, however it ends, and must
+        not change as long as the link is there.
         Raises the OstError that the peer refused with, InvalidArgumentError for a request out of
         its bounds, LinkClosedError when the outcome is unknown because the link is over.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # before the peer is asked for anything
+        body = as_bytes(body)
         if len(body) > BODY_BYTES_MAX:
             # Every window holds the largest body: for another there would be no room, ever.
             raise FrameTooLargeError(f"a body of {len(body)} bytes is over {BODY_BYTES_MAX}")
@@ -126,7 +130,7 @@ class Link:
                 nursery.start_soon(self._session.watch)
                 nursery.start_soon(self._read)
         except* (LinkClosedError, RemoteProtocolError) as group:
-            reason = f"the link is over: {group.exceptions[0]}"
+            reason = f"the link is over: {first_failure(group)}"
         finally:
             self._end(reason)
             for pending in self._pending.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
@@ -10,10 +11,18 @@ import structlog
 import trio
 
 from ostnode.env import Rng
-from ostnode.errors import BusyError, InternalError, OstError, ShuttingDownError, UnknownCallError
+from ostnode.errors import (
+    BusyError,
+    InternalError,
+    OstError,
+    ShuttingDownError,
+    UnknownCallError,
+    first_failure,
+)
 from ostnode.ids import Principal
 from ostnode.net.intake import Intake
 from ostnode.net.link import DEFAULT_LIMITS, Signer
+from ostnode.net.outlet import Outlet
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError, secured
 from ostnode.net.workers import Workers
@@ -38,8 +47,8 @@ KindsOf: TypeAlias = Callable[[Principal], frozenset[Kind]]
 """What a principal is to this node; asked for every request, so that a roster change counts."""
 
 INTAKE_S: Final = 2
-"""Nothing is read from a link that waits for room, signs of life included: a whole window of such
-waits has to be shorter than the silence that ends a link."""
+"""Nothing is read from a link that waits for room, cancellations and signs of life included. After
+a wait in vain it is read for as long, and what finds no room then is refused at once."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -55,6 +64,7 @@ async def serve_link(
     limits: LinkLimits = DEFAULT_LIMITS,
     stopping: trio.Event | None = None,
     intake: Intake | None = None,
+    outlet: Outlet | None = None,
     roster_epoch: Callable[[], int] = int,
 ) -> None:
     """Serve one connection until it ends; the caller closes the stream.
@@ -64,8 +74,8 @@ async def serve_link(
     Every request gets one answer: the service's reply, its OstError, or `internal` with the
     cause in the log alone. When `stopping` is set, requests in flight finish, new ones are
     refused, and the link ends; the caller's deadline decides how long that may take. Links share
-    an `intake`, which bounds the bodies of their requests together. Nothing that a peer sends
-    makes this raise.
+    an `intake` and an `outlet`, which bound the bodies of their requests and their answers
+    together. Nothing that a peer sends makes this raise.
     """
     intake = intake or Intake()
 
@@ -78,7 +88,7 @@ async def serve_link(
             binding=binding,
         )
         connection = Connection(Side.ACCEPTER, handshake, intake.buffers)
-        return Session(stream, connection, limits)
+        return Session(stream, connection, limits, outlet)
 
     stopping = trio.Event() if stopping is None else stopping  # events have no truth value
     welcomed = None
@@ -152,6 +162,7 @@ class _Server:
         self._linger_s = limits.linger_s
         self._intake = intake
         self._taken_bytes = 0
+        self._waited_until = -math.inf
         self._workers = Workers(session, self._outcome, self._answer)
         self._answered = trio.lowlevel.ParkingLot()
         self._stopping = False
@@ -173,9 +184,10 @@ class _Server:
                     await self._session.linger()
                 tasks.cancel_scope.cancel()
         except* LinkClosedError as group:
-            log.debug("link ended", reason=str(group.exceptions[0]))
+            log.debug("link ended", reason=str(first_failure(group)))
         finally:
             self._intake.give(self._taken_bytes)  # of requests that nobody began to serve
+            self._session.unsent.close()
 
     async def _read(self, handlers: trio.Nursery) -> OstError | None:
         """Take requests until the connection is over; returns what to tell the peer."""
@@ -185,26 +197,34 @@ class _Server:
                 if isinstance(event, Closed) or (isinstance(event, GoawayReceived) and event.final):
                     return None
                 if isinstance(event, RequestReceived) and event.body:
-                    event = await self._taken(event)
+                    event = await self._with_room(event)
                 self._dispatch(event, handlers)
                 del event  # while the next one is awaited, this one's body may go
         except RemoteProtocolError as error:
             log.info("peer broke the protocol", code=error.refusal.code, reason=str(error))
             return error.refusal
 
-    async def _taken(self, event: RequestReceived) -> RequestReceived | RequestMalformed:
+    async def _with_room(self, event: RequestReceived) -> RequestReceived | RequestMalformed:
         """A request whose body is to be kept; refused if there is no room for it in time."""
-        size = len(event.body)
-        with trio.move_on_after(INTAKE_S):
-            await self._intake.take(size)
-            self._taken_bytes += size
-            return event
-        return RequestMalformed(event.id, BusyError("too much is being received; try again"))
+        if not await self._take(len(event.body)):
+            return RequestMalformed(event.id, BusyError("too much is being received; try again"))
+        self._taken_bytes += len(event.body)
+        return event
+
+    async def _take(self, size: int) -> bool:
+        if self._intake.take_now(size):
+            return True
+        if trio.current_time() >= self._waited_until + INTAKE_S:
+            with trio.move_on_after(INTAKE_S):
+                await self._intake.take(size)
+                return True
+            self._waited_until = trio.current_time()
+        return False
 
     def _dispatch(self, event: Event, handlers: trio.Nursery) -> None:
         match event:
             case RequestReceived() | RequestMalformed():
-                self._workers.serve(event, handlers)
+                self._workers.serve(event, self._session.received_at, handlers)
             case CancelReceived(request_id):
                 self._workers.cancel(request_id)
             case GoawayReceived():
@@ -217,11 +237,20 @@ class _Server:
 
     async def _outcome(self, event: RequestReceived) -> Reply | OstError:
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # it may be over before it begins
             return await self._handle(event)
         except OstError as error:
             return error
         except Exception:
             log.exception("call failed", call=event.spec.name)
+            return InternalError()
+        except BaseExceptionGroup as group:
+            # Of a handler's nursery. What failed beside being cancelled is no reason to end a link.
+            failures, rest = group.split(Exception)
+            if failures is not None:
+                log.exception("call failed", call=event.spec.name, exc_info=failures)
+            if rest is not None:
+                raise rest from None
             return InternalError()
         finally:
             if event.body:
@@ -273,6 +302,6 @@ class _Server:
         """Let requests in flight finish and end the link; the peer may hang up first."""
         while self._connection.in_flight:
             await self._answered.park()
-        await self._session.flushed()
+        await self._session.unsent.flushed()
         await trio.sleep(self._linger_s)
         self._tasks.cancel()

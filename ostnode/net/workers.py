@@ -24,11 +24,9 @@ Handle: TypeAlias = Callable[[RequestReceived], Awaitable[Reply | OstError]]
 Answer: TypeAlias = Callable[[int, Reply | OstError], None]
 """Posts the answer of the request with this id; raises nothing."""
 
-BODIES_AT_ONCE: Final = 4
-"""Answers with a body that one link makes at a time: a peer that asks for a window of them and
-does not read would have us hold a MiB for each."""
-
-
+_JOBS_IN_A_ROW: Final = 16
+"""Then the worker that was called goes on, in the next turn of the scheduler: others should not wait
+for a whole window of handlers that never block."""
 _NEVER: Final = trio.CancelScope().deadline
 
 
@@ -37,7 +35,7 @@ class _Job:
 
     __slots__ = ("_cancelled", "_deadline", "_scope", "event", "id", "outcome", "placed")
 
-    def __init__(self, event: RequestReceived | RequestMalformed) -> None:
+    def __init__(self, event: RequestReceived | RequestMalformed, received_at: float) -> None:
         self.id = event.id
         self.event: RequestReceived | None = None
         self.outcome: Reply | OstError | None = None
@@ -50,7 +48,7 @@ class _Job:
             self.outcome = event.error
         else:
             self.event = event
-            self._deadline = trio.current_time() + event.ms / 1000
+            self._deadline = received_at + event.ms / 1000
 
     def enter(self, scope: trio.CancelScope) -> None:
         """From here on `scope` is cancelled with the job."""
@@ -70,22 +68,27 @@ class Workers:
     """Serves requests in order; there is never more than a worker for each, and an idle one."""
 
     def __init__(self, session: Session, handle: Handle, answer: Answer) -> None:
-        self._session = session
+        self._unsent = session.unsent
         self._handle = handle
         self._answer = answer
         self._waiting: deque[_Job] = deque()
         self._cancellable: dict[int, _Job] = {}
-        self._bodies = trio.CapacityLimiter(BODIES_AT_ONCE)
+        self._begun = 0
         self._idle = trio.lowlevel.ParkingLot()
         self._called = False
         """Whether a worker is on its way that has not looked at what waits yet."""
 
-    def serve(self, event: RequestReceived | RequestMalformed, nursery: trio.Nursery) -> None:
+    def serve(
+        self,
+        event: RequestReceived | RequestMalformed,
+        received_at: float,
+        nursery: trio.Nursery,
+    ) -> None:
         """Have a request served, or refused: an answer waits for room, and readers for nobody.
 
         All workers of a link are tasks of one nursery.
         """
-        job = _Job(event)
+        job = _Job(event, received_at)
         if job.event is not None:
             self._cancellable[job.id] = job
         self._waiting.append(job)
@@ -121,22 +124,23 @@ class Workers:
                     if job is None:
                         return
                     await self._run(job, scope)
-                    if scope.cancel_called or self._session.full:
+                    if scope.cancel_called or self._unsent.full:
                         break
                     self._finish(job)
             assert job is not None
-            await self._session.room()
+            await self._unsent.room()
             self._finish(job)
 
     async def _next(self, scope: trio.CancelScope, nursery: trio.Nursery) -> _Job | None:
-        """The next job; None if there is none and another worker waits for it."""
-        while not self._waiting:
+        """The next job; None if there is none, or enough was done, and another worker is there."""
+        while not self._waiting or (self._called and self._begun % _JOBS_IN_A_ROW == 0):
             if self._idle:
                 return None
             scope.deadline = _NEVER
             await self._idle.park()
             self._called = False
         job = self._waiting.popleft()
+        self._begun += 1
         if self._waiting:
             self._call(nursery)
         return job
@@ -149,22 +153,16 @@ class Workers:
         job.enter(scope)
         try:
             if event.spec.carries == "result":
-                await self._place(job)
+                await self._unsent.take_place()
+                job.placed = True
             job.outcome = await self._handle(event)
         finally:
             del self._cancellable[job.id]
             job.event = None  # an answer that waits for a slow peer keeps no body alive
-
-    async def _place(self, job: _Job) -> None:
-        try:
-            self._bodies.acquire_on_behalf_of_nowait(job)
-        except trio.WouldBlock:
-            await self._bodies.acquire_on_behalf_of(job)
-        job.placed = True
 
     def _finish(self, job: _Job) -> None:
         if job.outcome is None:
             job.outcome = BusyError("the request was cancelled or its deadline passed")
         self._answer(job.id, job.outcome)
         if job.placed:
-            self._bodies.release_on_behalf_of(job)
+            self._unsent.give_place()

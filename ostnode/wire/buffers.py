@@ -17,6 +17,17 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 """What bodies travel as."""
 
 
+def as_bytes(body: Buffer) -> Buffer:
+    """The body as a row of bytes, which is what is counted and written.
+
+    A view of wider items has a length in these, and one with gaps cannot be written at all; only
+    that one is copied.
+    """
+    if not isinstance(body, memoryview) or (body.contiguous and body.ndim == body.itemsize == 1):
+        return body
+    return body.cast("B") if body.c_contiguous else body.tobytes()
+
+
 class BodyBuffers:
     """Hands out bytearrays, at most `kept_max` of them again.
 

@@ -22,7 +22,7 @@ from ostnode.errors import (
 )
 from ostnode.wire import incoming as i
 from ostnode.wire import session as s
-from ostnode.wire.buffers import BodyBuffers, Buffer
+from ostnode.wire.buffers import BodyBuffers, Buffer, as_bytes
 from ostnode.wire.calls import CallSpec, Reply, call_by_number, call_of
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.frames import (
@@ -233,6 +233,7 @@ class Connection:
 
     def send_request(self, request: Request, ms: int, body: Buffer = b"") -> tuple[int, Outgoing]:
         """A request with `ms` milliseconds left; returns its id and what to write."""
+        body = as_bytes(body)
         if self.draining or not self._window.room_for(len(body)):
             raise LocalProtocolError("no request can go out now")
         spec = self._agreed(call_of(type(request)))
@@ -250,7 +251,8 @@ class Connection:
     def send_reply(self, request_id: int, reply: Reply) -> Outgoing:
         """The result of a request."""
         fields = {"m": encode_message(reply.message)}
-        outgoing = self._send(FrameKind.REPLY, s.ReplyHead(request_id), fields, reply.body)
+        body = as_bytes(reply.body)
+        outgoing = self._send(FrameKind.REPLY, s.ReplyHead(request_id), fields, body)
         self._answer(request_id)
         return outgoing
 

@@ -64,11 +64,29 @@ async def test_a_caller_cancelled_while_it_waits_for_the_window(autojump_clock):
 async def test_a_caller_cancelled_while_its_body_is_on_the_way(autojump_clock):
     """The stream is not left in the middle of a frame: the next call works."""
     async with linked() as (link, cluster):
-        with trio.move_on_after(0) as scope:
-            await link.call(PUSH, bytes(1 << 20))
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.call, PUSH, bytes(1 << 20))
+            while not link._session.unsent.queued:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
         assert (await link.call(PUSH, b"next")).message == m.PushResult(4)
-        assert len(cluster.service.asked) == 2
+        # The cancellation may come before the first has begun.
+        assert cluster.service.asked[-1][-1] == b"next"
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_a_caller_that_is_over_already_asks_for_nothing(autojump_clock, cancel):
+    async with linked() as (link, cluster):
+        with trio.move_on_after(0) as scope:
+            if cancel:
+                scope.cancel()
+            await link.call(PUSH)
+        assert scope.cancelled_caught
+        await trio.testing.wait_all_tasks_blocked()
+        assert cluster.service.asked == []
+        _, outgoing = link._connection.send_request(PUSH, 1000)
+        assert outgoing
+        assert link._connection._last_id == 1
 
 
 async def test_an_answer_that_arrives_with_the_cancellation_breaks_nothing(autojump_clock):

@@ -218,6 +218,7 @@ async def served(
     kinds_of=nobody_special,
     services=None,
     intake=None,
+    outlet=None,
 ) -> AsyncIterator[Cluster]:
     """A bucket that answers with `answer` at `address`, until the block ends."""
     network = network or MemoryNetwork()
@@ -235,6 +236,7 @@ async def served(
             rng=rng,
             limits=limits,
             intake=intake,
+            outlet=outlet,
             stopping=stopping,
         )
 

@@ -14,11 +14,18 @@ def intake():
     return Intake(100)
 
 
-async def test_what_fits_is_taken_at_once(intake, autojump_clock):
-    with trio.testing.assert_no_checkpoints():
-        await intake.take(60)
-        await intake.take(40)
+async def test_what_fits_is_taken_at_once_unless_somebody_waits(intake, autojump_clock, nursery):
+    assert intake.take_now(60)
+    assert intake.take_now(40)
     assert intake.held == 100
+    assert not intake.take_now(1)
+    intake.give(50)
+    nursery.start_soon(intake.take, 60)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not intake.take_now(1)
+    intake.give(50)
+    await trio.testing.wait_all_tasks_blocked()
+    assert intake.take_now(40)
     intake.give(100)
     assert intake.held == 0
 

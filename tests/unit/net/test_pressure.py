@@ -8,6 +8,7 @@ import trio.testing
 
 from ostnode.errors import BusyError
 from ostnode.net.intake import Intake
+from ostnode.net.outlet import Outlet
 from ostnode.net.serve import INTAKE_S
 from ostnode.net.session import LinkLimits
 from ostnode.net.workers import Workers
@@ -15,10 +16,22 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import Reply
 from ostnode.wire.frames import BODY_BYTES_MAX
 from tests.support.tlskit import RawPeer
-from tests.support.wire_peers import PUSH, READ, dialler, echo, linked, served
+from tests.support.wire_peers import (
+    BLOB,
+    GROUP,
+    INFO,
+    PUSH,
+    READ,
+    dialler,
+    echo,
+    linked,
+    served,
+    wire,
+)
 
 MIB = 1 << 20
 BODY = bytes(MIB)
+READ_MIB = m.ReadBlob(GROUP, BLOB, 0, MIB)
 
 
 class Slow:
@@ -60,6 +73,25 @@ async def test_b50_bodies_of_all_links_together_are_bounded_and_all_are_served(a
     assert outcomes == [m.PushResult(0)] * 32
     assert slow.most == 3
     assert intake.held == 0
+
+
+class Peer(RawPeer):
+    """A raw dialler that reads when it is told."""
+
+    async def ask(self, request):
+        await self.stream.send_all(wire(self.connection.send_request(request, 60_000)[1]))
+
+    async def count_answers(self, count):
+        answers = 0
+        while answers < count:
+            answers += len(await self.next_events())
+        return answers
+
+
+async def opened(cluster):
+    peer = Peer(await cluster.network.connect(cluster.address), dialler())
+    await peer.open()
+    return peer
 
 
 async def keep(cluster, *, task_status):
@@ -136,19 +168,126 @@ async def test_b47_a_body_that_dribbles_takes_no_room_from_the_others(autojump_c
             assert (await link.call(PUSH, BODY)).message == m.PushResult(0)
 
 
-async def test_b50_a_link_that_waits_for_room_all_through_its_window_is_not_silent(autojump_clock):
+async def push_little(link, outcomes):
+    try:
+        await link.call(PUSH, b"x" * 100)
+    except BusyError:
+        outcomes.append("busy")
+    else:
+        outcomes.append("pushed")
+
+
+async def test_b50_a_link_waits_for_room_once_and_not_for_every_request_of_its_window(
+    autojump_clock,
+):
     """Small bodies arrive at once: all the while nothing more is received."""
     intake, outcomes = Intake(MIB), []
     await intake.take(MIB)
     async with linked(intake=intake) as (link, _):
+        started = trio.current_time()
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(32):
+                    nursery.start_soon(push_little, link, outcomes)
+            assert trio.current_time() - started == pytest.approx(INTAKE_S)
+        assert outcomes == ["busy"] * 64
+        intake.give(MIB)
+        await push_little(link, outcomes)
+        await intake.take(MIB)
+        await trio.sleep(INTAKE_S)
+        await push_little(link, outcomes)
+        assert outcomes[64:] == ["pushed", "busy"]
+        assert trio.current_time() - started == pytest.approx(3 * INTAKE_S)
 
-        async def push_little() -> None:
-            with pytest.raises(BusyError):
-                await link.call(PUSH, b"x" * 100)
-            outcomes.append("busy")
 
-        async with trio.open_nursery() as nursery:
+async def test_b50_a_link_that_waits_for_room_all_through_its_window_is_not_silent(
+    autojump_clock, nursery
+):
+    """Room comes late for each: nothing is received for longer than a link may be silent."""
+    intake, outcomes = Intake(MIB), []
+    await intake.take(MIB)
+    slow = Slow(INTAKE_S - 0.1)
+    async with linked(slow, intake=intake) as (link, _):
+
+        async def make_room() -> None:
+            for _ in range(33):
+                await trio.sleep(INTAKE_S - 0.1)
+                intake.give(MIB)
+                await trio.lowlevel.checkpoint()
+                nursery.start_soon(intake.take, MIB)
+
+        async with trio.open_nursery() as calls:
             for _ in range(32):
-                nursery.start_soon(push_little)
-        assert len(outcomes) == 32
+                calls.start_soon(push_little, link, outcomes)
+            nursery.start_soon(make_room)
+        assert outcomes == ["pushed"] * 32
         assert (await link.call(READ)).message
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_deadline_counts_from_when_the_request_had_come(autojump_clock):
+    """Not from when there was room for its body."""
+    intake, began = Intake(MIB), []
+    await intake.take(MIB)
+
+    async def note(caller, request, body):
+        began.append(trio.current_effective_deadline() - trio.current_time())
+        return await echo(caller, request, body)
+
+    async with linked(note, intake=intake) as (link, _), trio.open_nursery() as nursery:
+
+        async def ask(seconds, outcomes):
+            with trio.move_on_after(seconds):
+                await push_little(link, outcomes)
+
+        nursery.start_soon(ask, 0.1, [])
+        nursery.start_soon(ask, 30, [])
+        await trio.sleep(1)
+        intake.give(MIB)
+    assert began == [pytest.approx(29, abs=0.01)]
+
+
+async def test_b50_answers_that_nobody_reads_are_bounded_over_all_links(autojump_clock):
+    made, outlet = [], Outlet(8 * MIB)
+
+    async def give(caller, request, body):
+        await trio.lowlevel.checkpoint()
+        made.append(request)
+        return Reply(INFO, bytes(request.length))
+
+    async with served(give, outlet=outlet) as cluster:
+        deaf = [await opened(cluster) for _ in range(16)]
+        for peer in deaf:
+            for _ in range(8):
+                await peer.ask(READ_MIB)
+        await trio.testing.wait_all_tasks_blocked()
+        # Each has one in its pipe, and what there is room for together goes to some of them.
+        assert len(deaf) + 1 <= len(made) <= len(deaf) + 8
+        assert outlet.held <= (len(deaf) + 8) * MIB
+        async with cluster.link() as link:
+            for _ in range(3):
+                assert len((await link.call(READ_MIB)).body) == MIB
+        for peer in deaf:
+            assert await peer.count_answers(8) == 8
+        for peer in deaf:
+            await peer.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert outlet.held == 0
+
+
+async def test_b50_links_that_end_leave_nothing_held(autojump_clock):
+    outlet = Outlet()
+
+    async def give(caller, request, body):
+        await trio.sleep(5 if len(body) else 0)
+        return Reply(INFO, bytes(MIB))
+
+    async with served(give, outlet=outlet) as cluster:
+        peer = await opened(cluster)
+        for _ in range(8):
+            await peer.ask(READ_MIB)
+        await trio.testing.wait_all_tasks_blocked()
+        assert outlet.held > 2 * MIB
+        await peer.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert outlet.held == 0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
 from ostnode.codec import encode
-from ostnode.errors import NotFoundError
+from ostnode.errors import InternalError, NotFoundError
 from ostnode.net.intake import Intake
 from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
+from ostnode.net.outlet import BODIES_AT_ONCE
 from ostnode.net.serve import _Server
 from ostnode.net.session import LinkLimits, Session
 from ostnode.net.transport import LinkClosedError
-from ostnode.net.workers import BODIES_AT_ONCE
 from ostnode.wire import incoming as i
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import BodyBuffers
@@ -29,6 +30,7 @@ from tests.support.wire_peers import (
     PUSH,
     READ,
     dialler,
+    echo,
     feed,
     nobody_special,
     open_pair,
@@ -233,12 +235,70 @@ async def test_readers_never_wait_on_handlers(autojump_clock):
         stream, connection = await shake_hands(cluster)
         request_id, outgoing = connection.send_request(READ, 60_000)
         await stream.send_all(wire(outgoing))
+        await trio.testing.wait_all_tasks_blocked()
         await stream.send_all(wire(connection.send_cancel(request_id)))
         await stream.send_all(wire(connection.send_cancel(request_id + 5)))
         (event,) = await until_event(stream, connection)
         assert cancelled == [READ]
         assert event.id == request_id
         assert event.outcome.code == "busy"
+
+
+async def test_a_handler_that_fails_while_it_is_cancelled_harms_nobody_else(autojump_clock):
+    async def cleans_up_badly():
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("the cleanup failed")
+
+    async def with_tasks(caller, request, body):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cleans_up_badly)
+            await trio.sleep_forever()
+
+    async with served(with_tasks) as cluster, cluster.link() as link:
+        with structlog.testing.capture_logs() as logs:
+            with trio.move_on_after(1):
+                await link.call(READ)
+            await trio.testing.wait_all_tasks_blocked()
+        cluster.service.answer = echo
+        assert (await link.call(READ)).message == INFO
+        assert [entry["event"] for entry in logs] == ["call failed"]
+
+
+async def test_a_handler_with_tasks_that_is_cancelled_is_no_failure(autojump_clock):
+    async def with_tasks(caller, request, body):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(trio.sleep_forever)
+
+    async with served(with_tasks) as cluster, cluster.link() as link:
+        with structlog.testing.capture_logs() as logs:
+            with trio.move_on_after(1):
+                await link.call(READ)
+            await trio.testing.wait_all_tasks_blocked()
+        assert logs == []
+
+
+@pytest.mark.parametrize(
+    "failure", [ValueError("it failed"), BaseExceptionGroup("", [ValueError()])]
+)
+async def test_a_handler_whose_tasks_fail_is_an_internal_error(autojump_clock, failure):
+    async def with_tasks(caller, request, body):
+        raise failure
+
+    async with served(with_tasks) as cluster, cluster.link() as link:
+        with pytest.raises(InternalError):
+            await link.call(READ)
+
+
+async def test_who_waits_for_a_request_keeps_no_body_of_the_last(autojump_clock):
+    intake = Intake()
+    async with served(intake=intake) as cluster, cluster.link() as link:
+        await link.call(PUSH, bytes(1 << 20))
+        cluster.service.asked.clear()
+        await trio.testing.wait_all_tasks_blocked()
+        assert intake.buffers._free_index(1 << 20) == 0
 
 
 async def test_a_request_after_its_answer_was_cancelled_still_gets_one_answer(autojump_clock):
@@ -288,7 +348,7 @@ async def test_an_answer_is_dropped_once_the_connection_is_over():
     server = _Server(session, ALICE.principal, {}, nobody_special, LIMITS, Intake())
     server._answer(1, NotFoundError())
     with trio.fail_after(1):
-        await session.flushed()
+        await session.unsent.flushed()
 
 
 class WholeStream(trio.abc.Stream):

@@ -37,7 +37,7 @@ async def until_flushed(session, descriptor: int) -> bytes:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.write)
         with trio.fail_after(5):
-            while session._queued_bytes:
+            while session.unsent.queued:
                 taken += arrived(descriptor)
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -57,7 +57,7 @@ async def test_a_frame_alone_is_written_at_once(ends):
     session.post((b"head", b"body"), alone=True)
     assert arrived(there) == b"headbody"
     with trio.fail_after(1):
-        await session.flushed()
+        await session.unsent.flushed()
 
 
 async def test_a_frame_alone_does_not_overtake_what_is_queued(ends):
@@ -74,7 +74,7 @@ async def test_the_rest_of_a_large_body_is_the_writers_and_comes_before_later_fr
     session.post((b"head", LARGE))
     begun = arrived(there)
     assert begun.startswith(b"head")
-    assert session._queued_bytes == 4 + len(LARGE) - len(begun)
+    assert session.unsent.queued == 4 + len(LARGE) - len(begun)
     session.post((b"next", b""), alone=True)
     assert begun + await until_flushed(session, there) == b"head" + LARGE + b"next"
 
@@ -86,7 +86,7 @@ async def test_an_idle_link_keeps_no_body_that_it_has_sent(ends):
         session.post((b"head", body))
         nursery.start_soon(session.write)
         with trio.fail_after(5):
-            while taken < len(LARGE) + 4 or session._queued_bytes:
+            while taken < len(LARGE) + 4 or session.unsent.queued:
                 taken += len(arrived(there))
                 await trio.lowlevel.checkpoint()
         body.append(0)  # a BufferError as long as anybody still looks at it

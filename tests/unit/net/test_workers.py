@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 import trio.testing
 
 from ostnode.errors import BusyError, InvalidArgumentError
+from ostnode.net.intake import Intake
 from ostnode.net.memory import memory_stream_pair
+from ostnode.net.outlet import BODIES_AT_ONCE
+from ostnode.net.serve import _Server
 from ostnode.net.session import LinkLimits, Session
-from ostnode.net.workers import BODIES_AT_ONCE, Workers
+from ostnode.net.workers import Workers
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import BodyBuffers
-from ostnode.wire.calls import Reply, call_of
+from ostnode.wire.calls import Kind, Reply, Service, call_of
 from ostnode.wire.incoming import RequestMalformed, RequestReceived
-from tests.support.wire_peers import INFO, PUSH, READ, open_pair
+from tests.support.wire_peers import ALICE, INFO, PUSH, READ, nobody_special, open_pair
 
 DONE = Reply(m.PushResult(0))
 HOUR_MS = 3_600_000
@@ -54,7 +59,7 @@ class Site:
 
     def take(self, *events) -> None:
         for event in events:
-            self.workers.serve(event, self._nursery)
+            self.workers.serve(event, trio.current_time(), self._nursery)
 
     @property
     def running(self) -> int:
@@ -73,9 +78,9 @@ async def at_once(event):
 
 async def test_handlers_that_never_block_share_a_task(autojump_clock, site):
     here = site(at_once)
-    here.take(*map(push, range(1, 33)))
+    here.take(*map(push, range(1, 17)))
     await trio.testing.wait_all_tasks_blocked()
-    assert here.answers == [(number, DONE) for number in range(1, 33)]
+    assert here.answers == [(number, DONE) for number in range(1, 17)]
     assert len(here.tasks) == 1
     assert here.running == 1
 
@@ -148,6 +153,36 @@ async def test_a_deadline_is_over_with_its_request(autojump_clock, site):
     assert here.answers[-2:] == [(4, DONE), (5, DONE)]
 
 
+@pytest.mark.parametrize("ms", [HOUR_MS, 1])
+async def test_a_request_that_is_over_before_its_turn_does_not_begin(autojump_clock, nursery, ms):
+    """A handler that never blocks would do all its work."""
+    asked, answers = [], []
+
+    class Records(Service):
+        async def handle(self, caller, request, body=b""):
+            asked.append(request)
+            return DONE
+
+    intake = Intake()
+    await intake.take(8)
+    session = Session(memory_stream_pair()[0], open_pair()[1], LinkLimits())
+    server = _Server(
+        session, ALICE.principal, {Kind.BUCKET: Records()}, nobody_special, LinkLimits(), intake
+    )
+    server._taken_bytes = 8
+    workers = Workers(session, server._outcome, lambda *answer: answers.append(answer))
+    workers.serve(push(1, ms, bytes(5)), trio.current_time(), nursery)
+    autojump_clock.jump(0.002)
+    if ms == HOUR_MS:
+        workers.cancel(1)
+    workers.serve(push(2, HOUR_MS, bytes(3)), trio.current_time(), nursery)
+    await trio.testing.wait_all_tasks_blocked()
+    outcomes = {number: type(outcome) for number, outcome in answers}
+    assert outcomes == {1: BusyError, 2: Reply}
+    assert len(asked) == 1
+    assert intake.held == server._taken_bytes == 0, "what was taken for both is given back"
+
+
 async def test_a_cancellation_reaches_its_request_alone(autojump_clock, site):
     here = site(sleeps)
     here.take(*map(push, range(1, 4)))
@@ -204,6 +239,33 @@ async def test_a_request_waits_for_its_place_among_the_bodies_no_longer_than_its
     assert len(here.began) == BODIES_AT_ONCE + 1
     await trio.sleep(100)
     assert here.answered_at[11] == 120.0
+
+
+async def test_others_get_a_turn_among_many_that_never_block(site):
+    here = site(at_once)
+    here.take(*map(push, range(1, 101)))
+    seen = []
+    while len(here.answers) < 100:
+        await trio.lowlevel.checkpoint()
+        seen.append(len(here.answers))
+    # A turn of each of the two may fall between two of ours.
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= 32
+    assert here.answers == [(number, DONE) for number in range(1, 101)]
+    assert len(here.tasks) == 2, "they take turns"
+
+
+async def test_a_deadline_that_passed_does_not_end_the_worker_between_two_requests(
+    autojump_clock, site
+):
+    """The scope of the last request is still around it when it lets others have their turn."""
+
+    async def busy(event):
+        autojump_clock.jump(1)
+
+    here = site(busy)
+    here.take(*[push(number, 900 + 1000 * number) for number in range(1, 40)])
+    await trio.testing.wait_all_tasks_blocked()
+    assert [number for number, _ in here.answers] == list(range(1, 40))
 
 
 async def test_malformed_requests_are_refused_in_their_turn(autojump_clock, site):
