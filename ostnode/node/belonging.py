@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -10,7 +11,7 @@ import structlog
 
 from ostnode.config import BucketConfig, JoinToken
 from ostnode.env import Worker
-from ostnode.errors import InternalError, NotAuthorizedError, OstError
+from ostnode.errors import InternalError, NotAuthorizedError, OstError, TokenInvalidError
 from ostnode.ids import ClusterId, Principal
 from ostnode.net.link import Link
 from ostnode.node.errors import StartError
@@ -68,7 +69,8 @@ def counting(keys: Iterable[RosterKey], now: float) -> tuple[Principal, ...]:
 class Belonging:
     """Kept across links and restarts: `enter` each new link, then `follow` beside the work.
 
-    `bucket` is the bucket's name, `key` what this process signs with.
+    `bucket` is the bucket's name, `key` what this process signs with, `changes` are those by which
+    it came to it.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Belonging:
         file: Memory,
         worker: Worker,
         now: Callable[[], float],
+        *,
+        changes: Sequence[mb.ChangeBucketKey] = (),
     ) -> None:
         self.place = place
         self.bucket = bucket
@@ -91,6 +95,8 @@ class Belonging:
         self._known = remembered or Remembered(cluster, bucket, place.index, place.peer)
         self._saved = remembered is not None
         self._now = now
+        self._changes = changes
+        self._token_refused = False
         self._told = 0
         self._dials = 0
         self._keys = self._known.keys
@@ -128,10 +134,8 @@ class Belonging:
         """
         try:
             await self._ask(link, wait_ms=0)
-        except NotAuthorizedError:
-            if self.place.token is None:
-                raise
-            await self._join(link, self.place.token)
+        except NotAuthorizedError as refusal:
+            await self._make_known(link, refusal)
             await self._ask(link, wait_ms=0)
         while self._state() == PENDING:
             self._problem = "pending: an operator must approve it (`ostnode bucket approve`)"
@@ -142,11 +146,38 @@ class Belonging:
         while True:
             await self._ask(link, wait_ms=mb.ROSTER_WAIT_MS_MAX)
 
+    async def _make_known(self, link: Link, refusal: NotAuthorizedError) -> None:
+        """Show what may make the index know this bucket; raises what it refuses with.
+
+        One that has changed its key does not join: it would get that key for its name. A secret
+        that was refused is not shown again: whoever copies it right would find the token used up.
+        """
+        if self._key != self.bucket:
+            await self._show_changes(link, refusal)
+        elif self.place.token is None or self._token_refused:
+            raise refusal
+        else:
+            await self._join(link, self.place.token)
+
+    async def _show_changes(self, link: Link, refusal: NotAuthorizedError) -> None:
+        """From the key by which an index knows the bucket that was set back, to the present one."""
+        taken = 0
+        for change in self._changes:
+            with suppress(NotAuthorizedError):  # one that it knows of, or does not need
+                await _call(link, change, mb.KeyChanged)
+                taken += 1
+        if not taken:
+            raise refusal
+        _log.warning("key_changes_shown_again", bucket=self.bucket.hex(), taken=taken)
+
     async def _join(self, link: Link, token: JoinToken) -> None:
         try:
             standing = await _call(link, mb.Join(token.invite_id, token.secret), mb.Standing)
         except OstError as error:
+            self._token_refused = isinstance(error, TokenInvalidError)
             self._problem = f"the index refuses to let it join: {error.message}"
+            if self._token_refused:
+                self._problem += ", put its line into the config, and start again"
             _log.warning("join_refused", reason=error.message)
             raise
         _log.info("joined", bucket=self.bucket.hex(), state=standing.state)
@@ -166,6 +197,7 @@ class Belonging:
         roster = open_roster(signed, cluster=self._cluster, signers=signers)
         self._told = roster.epoch
         if roster.epoch < self._known.epoch:
+            self._roster = None  # how this bucket stands is no longer as the newer one had it
             self._problem = f"the index tells roster {roster.epoch}, older than one seen before"
             _log.warning("old_roster_refused", epoch=roster.epoch, newest=self._known.epoch)
             return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
 import trio
 
 from ostnode.config import BucketConfig, Config
+from ostnode.errors import OstError, first_failure
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.net.dial import dial_forever
@@ -30,6 +31,7 @@ from ostnode.web.sessions import Sessions
 from ostnode.wire.calls import Kind
 from ostnode.wire.session import ROSTER
 
+UNREACHABLE: Final = "the index is not reachable"
 READ_THREADS: Final = 3
 """For hashes and cold reads of one bucket; its log has a thread of its own."""
 
@@ -60,6 +62,7 @@ async def open_bucket_role(
         memory,
         seams.make_worker(1),
         seams.clock.now,
+        changes=seams.load_changes(bucket.data_dir),
     )
     options = bucket_options(
         config,
@@ -107,6 +110,7 @@ class _IndexTalk:
         self._url = url
         self._seams = seams
         self._linked = False
+        self._problem = UNREACHABLE
 
     async def run(self) -> None:
         """Dial, talk, and dial again."""
@@ -114,20 +118,28 @@ class _IndexTalk:
 
     def checks(self) -> Mapping[str, str]:
         """For /readyz."""
-        reached = "" if self._linked else "the index is not reachable"
-        return {"index": reached, **self.belonging.checks()}
+        return {"index": "" if self._linked else self._problem, **self.belonging.checks()}
 
-    def _dial(self) -> AbstractAsyncContextManager[Link]:
-        return open_link(
-            self.network,
-            self.belonging.place.peer,
-            signer=self._key,
-            verify=verify,
-            expect=self.belonging.expected(),
-            rng=self._seams.rng,
-            limits=self._seams.link_limits,
-            roster_epoch=self.belonging.epoch,
-        )
+    @asynccontextmanager
+    async def _dial(self) -> AsyncIterator[Link]:
+        problem = UNREACHABLE
+        try:
+            async with open_link(
+                self.network,
+                self.belonging.place.peer,
+                signer=self._key,
+                verify=verify,
+                expect=self.belonging.expected(),
+                rng=self._seams.rng,
+                limits=self._seams.link_limits,
+                roster_epoch=self.belonging.epoch,
+            ) as link:
+                yield link
+        except* OstError as refused:
+            problem = f"not at work with the index: {first_failure(refused)}"
+            raise
+        finally:
+            self._problem = problem
 
     async def _use(self, link: Link) -> None:
         self._linked = True

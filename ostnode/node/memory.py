@@ -83,21 +83,29 @@ class MembershipFile(Memory):
         try:
             return decode_message(Remembered, content)
         except InvalidArgumentError as error:
-            hint = "remove it, and let the bucket join again"
+            hint = (
+                "copy it back from a backup; a bucket that has never changed its key may do "
+                "without: move it away, and name index and index_peer in its config"
+            )
             raise StartError(f"{self.path} is damaged: {error.message}", hint) from None
 
     @override
     def save(self, remembered: Remembered) -> None:
-        draft = self.path.with_name(f"{FILE_NAME}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)  # whatever the umask took away
-            file.write(encode_message(remembered))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_private(self.path, encode_message(remembered))
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put a file for its owner alone in place, whole and durable. Blocks; raises OSError."""
+    draft = path.with_name(f"{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # whatever the umask took away
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from ostnode.client.errors import UnreachableError
 from ostnode.config import Config
+from ostnode.env import Rng
 from ostnode.errors import InternalError, NotAuthorizedError, UnauthenticatedError
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import Principal
-from ostnode.keyfiles import create_key_file, load_seed, put_in_place, successor_of
+from ostnode.keyfiles import (
+    KeyFileError,
+    create_key_file,
+    load_seed,
+    put_in_place,
+    successor_of,
+)
 from ostnode.net.link import open_link
 from ostnode.net.transport import LinkClosedError
 from ostnode.node.belonging import counting, find_index
 from ostnode.node.errors import StartError
+from ostnode.node.keychanges import keep_change
 from ostnode.node.memory import MembershipFile
 from ostnode.node.role import load_key
 from ostnode.node.seams import Seams
@@ -44,7 +53,7 @@ async def rotate_bucket_key(config: Config, number: int, overlap_s: int, seams: 
     """Give `[[bucket]]` number `number` a new key, whether or not it runs meanwhile.
 
     Raises StartError, KeyFileError, UnreachableError, or the OstError that the index refuses
-    with. Asked again after any of them it goes on where it was.
+    with, or OSError. Asked again after any of them it goes on where it was.
     """
     name = f"bucket[{number}]"
     if not 0 <= number < len(config.bucket):
@@ -56,9 +65,7 @@ async def rotate_bucket_key(config: Config, number: int, overlap_s: int, seams: 
     place = find_index(name, table, config.cluster_id, remembered)
     old = load_key(table)
     successor = successor_of(table.key_file)
-    if not successor.exists():
-        create_key_file(successor, seams.rng)
-    new = KeyPair.from_seed(load_seed(successor))
+    new = _next_key(successor, seams.rng)
     request = ChangeBucketKey(*sign_key_change(old, new, config.cluster_id, overlap_s))
     keys = counting(remembered.keys, seams.clock.now()) or (place.index,)
     index = _Index(place.peer, keys, config.node.peer_tls, seams)
@@ -70,8 +77,20 @@ async def rotate_bucket_key(config: Config, number: int, overlap_s: int, seams: 
             until = await index.tell(new, request)
         except NotAuthorizedError:
             raise refusal from None
+    keep_change(table.data_dir, request)
     put_in_place(successor, table.key_file)
     return Rotated(remembered.bucket, new.principal, until)
+
+
+def _next_key(path: Path, rng: Rng) -> KeyPair:
+    """The key that waits at `path`, or a new one there; raises KeyFileError."""
+    if not path.exists():
+        create_key_file(path, rng)
+    try:
+        return KeyPair.from_seed(load_seed(path))
+    except KeyFileError as error:
+        hint = f"{error.hint}; or move it away, unless a change of keys was cut off just now"
+        raise KeyFileError(path, error.problem, hint) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,11 @@ from ostnode.net.link import DEFAULT_LIMITS
 from ostnode.net.session import LinkLimits
 from ostnode.net.tls import TlsNetwork
 from ostnode.net.transport import PORT_MAX, Network, TcpNetwork
+from ostnode.node.keychanges import load_changes
 from ostnode.node.memory import MembershipFile, Memory
 from ostnode.roles.index import Database, SqliteDatabase
 from ostnode.store.disk import Disk, RealDisk
+from ostnode.wire.membership import ChangeBucketKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Seams:
     make_database: Callable[[Path | None], Database] = SqliteDatabase
     make_memory: Callable[[Path], Memory] = MembershipFile
     load_seed: Callable[[Path], bytes] = load_seed
+    load_changes: Callable[[Path], Sequence[ChangeBucketKey]] = load_changes
     link_limits: LinkLimits = DEFAULT_LIMITS
 
     def peers(self, key: KeyPair, *, tls: bool) -> Network:

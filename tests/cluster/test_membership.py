@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -419,6 +421,71 @@ async def test_keys_do_not_change_twice_at_once(autojump_clock, cluster: Cluster
     await rotate(cluster, node)
     await node.crash()
     await cluster.settle()
+
+
+async def set_back(cluster: Cluster, backup: Path) -> None:
+    """The index is restored from a backup of its directory."""
+    await cluster.index.stop()
+    shutil.rmtree(cluster.index.data_dir)
+    shutil.copytree(backup, cluster.index.data_dir)
+    await cluster.index.start()
+
+
+async def test_b59_an_index_set_back_to_before_a_change_of_keys_takes_the_bucket_back(
+    autojump_clock, cluster: Cluster
+) -> None:
+    """Two changes, even; and nobody comes in with a key from before them."""
+    node, other = cluster.buckets
+    await all_ready(cluster)
+    await cluster.settle()
+    await cluster.index.stop()
+    backup = cluster.directory / "backup"
+    shutil.copytree(cluster.index.data_dir, backup)
+    await cluster.index.start()
+    for _ in range(2):
+        new = await rotate(cluster, node, overlap_s=0)
+        await node.crash()
+        await all_ready(cluster)
+        cluster.clock.ahead_s += 2
+    await set_back(cluster, backup)
+    await all_ready(cluster)
+    await cluster.settle()
+    page = await cluster.operator.ask(mb.ListMembers(), mb.MemberPage)
+    assert {each.principal: each.key for each in page.members} == {
+        node.key.principal: new.principal,
+        other.key.principal: other.key.principal,
+    }
+    assert not await admitted(cluster, node.key)
+    kept = await cluster.alice.upload(b"as before", cluster.general)
+    assert await cluster.bob.can_read(cluster.general, kept)
+
+
+async def test_readyz_tells_what_the_index_refuses_with(autojump_clock, cluster: Cluster) -> None:
+    node = cluster.buckets[0]
+    await all_ready(cluster)
+    await revoke(cluster, node)
+    await cluster.until(lambda: "no longer" in node.role.checks()["index"])
+    node.go_offline()
+    await cluster.until(lambda: node.role.checks()["index"] == "the index is not reachable")
+    node.go_online()
+    await approve(cluster, node)
+    await all_ready(cluster)
+
+
+async def test_a_line_with_a_wrong_character_leaves_the_token_to_its_bearer(
+    autojump_clock, cluster: Cluster
+) -> None:
+    token = await invited(cluster)
+    node = new_bucket(cluster, replace(token, secret=bytes(32)))
+    await node.start()
+    await cluster.until(lambda: "join token" in node.role.checks()["membership"])
+    await trio.sleep(600)
+    page = await cluster.operator.ask(mb.ListMembers(), mb.MemberPage)
+    assert [each.failures for each in page.invites] == [1]
+    await node.stop()
+    change_table(cluster, node, join=token)
+    await node.start()
+    await until_state(cluster, node, "pending", None)
 
 
 # --- the index's own key ------------------------------------------------------------------------

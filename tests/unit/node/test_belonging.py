@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from ostnode.config import BucketConfig, JoinToken
 from ostnode.env import InlineWorker
-from ostnode.errors import InternalError, NotAuthorizedError, TokenInvalidError
+from ostnode.errors import BusyError, InternalError, NotAuthorizedError, TokenInvalidError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, Principal
 from ostnode.node.belonging import Belonging, IndexPlace, counting, find_index
@@ -95,8 +95,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     file = MembershipFile(tmp_path)
     file.save(KNOWN)
     file.path.write_bytes(content)
-    with pytest.raises(StartError, match="damaged"):
+    with pytest.raises(StartError, match="damaged") as refused:
         file.load()
+    # Without it a bucket takes its present key for its name.
+    assert "never changed its key" in refused.value.hint
 
 
 def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
@@ -140,11 +142,24 @@ def told(epoch: int, state: str = "approved", key: KeyPair = INDEX) -> mb.Signed
 
 @pytest.fixture
 def belonging(tmp_path: Path) -> Callable[..., Belonging]:
-    def make(remembered: Remembered | None = None, token: JoinToken | None = None) -> Belonging:
+    def make(
+        remembered: Remembered | None = None,
+        token: JoinToken | None = None,
+        key: Principal = BUCKET,
+        changes: Sequence[mb.ChangeBucketKey] = (),
+    ) -> Belonging:
         place = IndexPlace(INDEX.principal, "index.test:7101", token)
         file = MembershipFile(tmp_path)
         return Belonging(
-            place, BUCKET, BUCKET, CLUSTER, remembered, file, InlineWorker(), lambda: 0.0
+            place,
+            BUCKET,
+            key,
+            CLUSTER,
+            remembered,
+            file,
+            InlineWorker(),
+            lambda: 0.0,
+            changes=changes,
         )
 
     return make
@@ -186,6 +201,60 @@ async def test_a_refused_token_is_told(belonging, tmp_path: Path) -> None:
         await here.enter(Script(NotAuthorizedError(), TokenInvalidError("used")))
     assert "used" in here.checks()["membership"]
     assert MembershipFile(tmp_path).load() is None
+
+
+async def test_a_refused_secret_is_not_shown_again(belonging) -> None:
+    """Whoever copied it wrong would use the token up before its bearer can look at the line."""
+    here = belonging(token=TOKEN)
+    with pytest.raises(TokenInvalidError):
+        await here.enter(Script(NotAuthorizedError(), TokenInvalidError("have a new one made")))
+    for _ in range(3):
+        link = Script(NotAuthorizedError("not a member"))
+        with pytest.raises(NotAuthorizedError, match="not a member"):
+            await here.enter(link)
+        assert link.asked == [mb.GetRoster(0, 0)]
+    assert here.checks()["membership"].endswith(
+        "have a new one made, put its line into the config, and start again"
+    )
+    # It may be let in otherwise, by the index's config.
+    await here.enter(Script(told(5)))
+    assert here.checks() == {"membership": ""}
+
+
+@pytest.mark.parametrize("refusal", [BusyError("full"), NotAuthorizedError("revoked")])
+async def test_a_secret_is_shown_again_when_something_else_was_refused(belonging, refusal) -> None:
+    here = belonging(token=TOKEN)
+    with pytest.raises(type(refusal)):
+        await here.enter(Script(NotAuthorizedError(), refusal))
+    await here.enter(Script(NotAuthorizedError(), mb.Standing("approved"), told(5)))
+
+
+KEY_CHANGES = mb.ChangeBucketKey(b"1", b"2"), mb.ChangeBucketKey(b"2", b"3")
+
+
+async def test_a_bucket_shows_its_changes_of_keys_to_an_index_that_lost_them(belonging) -> None:
+    here = belonging(KNOWN, TOKEN, OTHER.principal, KEY_CHANGES)
+    link = Script(NotAuthorizedError(), NotAuthorizedError(), mb.KeyChanged(0), told(5))
+    await here.enter(link)
+    assert link.asked == [mb.GetRoster(0, 0), *KEY_CHANGES, mb.GetRoster(0, 0)]
+
+
+async def test_a_bucket_that_changed_its_key_does_not_join_under_it(belonging) -> None:
+    for changes in ((), KEY_CHANGES):
+        here = belonging(KNOWN, TOKEN, OTHER.principal, changes)
+        link = Script(*[NotAuthorizedError("unknown")] * (1 + len(changes)))
+        with pytest.raises(NotAuthorizedError, match="unknown"):
+            await here.enter(link)
+        assert link.asked == [mb.GetRoster(0, 0), *changes]
+
+
+async def test_a_newer_roster_that_is_remembered_does_not_keep_a_bucket_pending(belonging) -> None:
+    """Un-named and named again by the config of an index that was set back: who decides is that."""
+    here = belonging()
+    link = Script(told(9, "pending"), told(8, "approved"))
+    await here.enter(link)
+    assert here.epoch == 9
+    assert "older" in here.checks()["membership"]
 
 
 async def test_a_roster_of_another_signer_is_refused(belonging, tmp_path: Path) -> None:
