@@ -69,7 +69,8 @@ class LogConfig(_Table):
 class NodeConfig(_Table):
     """[node]: the process. Without `peer_tls` peer links are in plain text, on loopback only.
 
-    `peer_links_max` is of each role; a link may have some MiB of bodies in hand.
+    `peer_links_max` is of each role. A link can have 2 MiB of bodies in hand, one each way, beside
+    64 MiB each way for those of the role together.
     """
 
     shutdown_deadline: Duration = 10.0

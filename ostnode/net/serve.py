@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
@@ -162,7 +161,7 @@ class _Server:
         self._linger_s = limits.linger_s
         self._intake = intake
         self._taken_bytes = 0
-        self._waited_until = -math.inf
+        self._patient_from = trio.current_time()
         self._workers = Workers(session, self._outcome, self._answer)
         self._answered = trio.lowlevel.ParkingLot()
         self._stopping = False
@@ -214,11 +213,11 @@ class _Server:
     async def _take(self, size: int) -> bool:
         if self._intake.take_now(size):
             return True
-        if trio.current_time() >= self._waited_until + INTAKE_S:
+        if trio.current_time() >= self._patient_from:
             with trio.move_on_after(INTAKE_S):
                 await self._intake.take(size)
                 return True
-            self._waited_until = trio.current_time()
+            self._patient_from = trio.current_time() + INTAKE_S
         return False
 
     def _dispatch(self, event: Event, handlers: trio.Nursery) -> None:

@@ -25,8 +25,8 @@ Answer: TypeAlias = Callable[[int, Reply | OstError], None]
 """Posts the answer of the request with this id; raises nothing."""
 
 _JOBS_IN_A_ROW: Final = 16
-"""Then the worker that was called goes on, in the next turn of the scheduler: others should not wait
-for a whole window of handlers that never block."""
+"""Then the worker that was called goes on, in the scheduler's next turn: others should not wait for
+a whole window of handlers that never block."""
 _NEVER: Final = trio.CancelScope().deadline
 
 
