@@ -34,6 +34,7 @@ from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.reader import BlobReader
 from ostnode.roles.bucket.statements import Statements
 from ostnode.store.format import DIGEST_BYTES
+from ostnode.store.keyspace import Reader
 from ostnode.store.store import Store
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import Buffer
@@ -74,6 +75,11 @@ class BucketService(Service):
         self._maintenance = maintenance
         self._clock, self._worker = clock, worker
         self.last_progress: dict[int, float] = {}
+
+    @property
+    def rows(self) -> Reader:
+        """What is durable, for whoever looks on."""
+        return self._store.durable
 
     def is_blocked(self, principal: Principal) -> bool:
         """Whether the principal may get no session."""
