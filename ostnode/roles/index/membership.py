@@ -15,7 +15,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.indexkeys import names
-from ostnode.roles.index.core.roster import epoch_for, page, roster
+from ostnode.roles.index.core.roster import Hearing, hearing_of, page, roster
 from ostnode.roles.index.core.rows import IndexKey, Invite, Member, MemberState
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import Repository
@@ -31,6 +31,7 @@ _KINDS: Final = {
     MemberState.APPROVED: frozenset({Kind.BUCKET}),
     MemberState.PENDING: frozenset({Kind.CANDIDATE}),
 }
+ADDRESS_NEWS_S: Final = 5.0
 _NOTHING: Final[frozenset[Kind]] = frozenset()
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +62,9 @@ class Membership:
         self._members = {member.principal: member for member in members}
         self._by_key: dict[Principal, Principal] = {}
         self._news = trio.Event()
+        self._woken_at = -ADDRESS_NEWS_S
+        self.addresses: dict[Principal, str] = {}
+        """Where buckets answer over HTTP, as the roster has it."""
         self.epoch = 0
         """Of the newest roster, for HELLO."""
         self._signed = b""
@@ -77,6 +81,19 @@ class Membership:
     def news(self) -> trio.Event:
         """Set once the membership has changed after the moment this is asked for."""
         return self._news
+
+    def note_address(self, bucket: Principal, http: str) -> None:
+        """Let those who wait for the roster hear where a bucket is from now on.
+
+        Not too often: buckets choose what they say. What is left out they hear when their wait is
+        over.
+        """
+        if self.addresses.get(bucket, "") == http:
+            return
+        self.addresses[bucket] = http
+        if trio.current_time() - self._woken_at >= ADDRESS_NEWS_S:
+            self._woken_at = trio.current_time()
+            self._tell()
 
     def kinds(self, key: Principal) -> frozenset[Kind]:
         """What whoever signs with this key is to the index now."""
@@ -107,7 +124,7 @@ class Membership:
             case mb.Join():
                 return await self._join(caller.proven, request)
             case mb.GetRoster():
-                return await self._roster(self.bucket_of(caller), request)
+                return await self._roster(caller, request)
             case mb.ChangeBucketKey():
                 return await self._change_key(caller, request)
             case _:
@@ -146,34 +163,37 @@ class Membership:
         )
         return mb.KeyChanged(change.member.old_until if change.member else 0)
 
-    async def _roster(self, bucket: Principal, request: mb.GetRoster) -> mb.SignedRoster:
+    async def _roster(self, caller: Caller, request: mb.GetRoster) -> mb.SignedRoster:
         deadline = trio.current_time() + request.wait_ms / 1000
         while True:
             news = self._news
             late = trio.current_time() >= deadline
-            epoch, signed = await self._signed_for(bucket)
+            # Each time: while it waits the caller's key may come to its end.
+            epoch, signed = await self._signed_for(self.bucket_of(caller))
             if epoch != request.epoch or late:
                 return mb.SignedRoster(signed)
             with trio.move_on_at(deadline):
                 await news.wait()
 
     async def _signed_for(self, bucket: Principal) -> tuple[int, bytes]:
-        """The roster and its number; made once for all who ask."""
+        """The roster and its number; made once for all who are approved."""
         known = self.epoch, self._signed
         cluster_id, index = self._options.cluster_id, self._key.principal
 
-        def look(tables: Tables) -> tuple[int, Roster | None]:
-            epoch = epoch_for(tables, bucket)
-            told = known[1] and known[0] == epoch
-            return epoch, None if told else roster(tables, cluster_id, index)
+        def look(tables: Tables) -> tuple[Hearing, Roster | None]:
+            hearing = hearing_of(tables, bucket)
+            if not hearing.whole:
+                return hearing, roster(tables, cluster_id, index, bucket)
+            told = known[1] and known[0] == hearing.epoch
+            return hearing, None if told else roster(tables, cluster_id, index)
 
-        epoch, made = await self._transact(look)
+        hearing, made = await self._transact(look)
         if made is None:
             return known
         signed = sign_roster(self._key, made)
-        if epoch >= self.epoch:  # answers may overtake each other
-            self.epoch, self._signed = epoch, signed
-        return epoch, signed
+        if hearing.whole and hearing.epoch >= self.epoch:  # answers may overtake each other
+            self.epoch, self._signed = hearing.epoch, signed
+        return hearing.epoch, signed
 
     async def _change(self, decide: Callable[[Tables], core.Change | OstError]) -> core.Change:
         change = await self._transact(decide, then=self._note)
@@ -199,9 +219,12 @@ class Membership:
             self._note_keys(change.member)
         state = change.member.state if change.member else "forgotten"
         _log.info("membership_changed", bucket=change.principal.hex(), state=state)
+        self._tell()
+        self._on_change()
+
+    def _tell(self) -> None:
         news, self._news = self._news, trio.Event()
         news.set()
-        self._on_change()
 
     def _note_keys(self, member: Member) -> None:
         self._by_key[member.key] = member.principal

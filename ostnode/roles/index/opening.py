@@ -63,6 +63,8 @@ async def open_index(
                 options, key, members, repository, heartbeat.wake, clock=clock, rng=rng
             )
             membership.epoch = (await repository.transact(last_epoch)).epoch
+            buckets = await repository.transact(lambda tables: tables.buckets.where())
+            membership.addresses = {each.principal: each.http for each in buckets}
             membership.keys = await repository.transact(lambda tables: tables.index_keys.where())
             await nursery.start(heartbeat.run, repository)
             yield IndexService(

@@ -92,11 +92,13 @@ class IndexService(Service):
                 return await self._allocate(caller.proven, request)
             case m.SyncBucket():
                 bucket = self.membership.bucket_of(caller)
-                return await self._transact(
+                result = await self._transact(
                     lambda tables: sync_bucket(tables, self._rules, bucket, request, self._now())
                 )
+                self.membership.note_address(bucket, request.http)
+                return result
             case m.Feed():
-                return await self._feed(self.membership.bucket_of(caller), request)
+                return await self._feed(caller, request)
             case m.ReleaseGrant():
                 await self._transact(
                     lambda tables: allocation.release(tables, caller.proven, request.grant_id)
@@ -241,12 +243,14 @@ class IndexService(Service):
             )
         )
 
-    async def _feed(self, bucket: Principal, request: m.Feed) -> m.FeedBatch:
+    async def _feed(self, caller: Caller, request: m.Feed) -> m.FeedBatch:
         deadline = trio.current_time() + request.wait_ms / 1000
         while True:
+            # Each time: while it waits the caller's key may come to its end.
+            bucket = self.membership.bucket_of(caller)
             news = self._heartbeat.news
             late = trio.current_time() >= deadline
-            batch = await self._transact(lambda tables: self._read_feed(tables, bucket, request))
+            batch = await self._transact(partial(self._read_feed, bucket=bucket, request=request))
             self._feed_acked[bucket] = request.seq
             if batch.events or late:
                 return batch

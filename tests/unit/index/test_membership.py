@@ -24,6 +24,7 @@ from ostnode.roles.index.core.rows import THE_INDEX, Invite, MemberState, Roster
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
+from ostnode.roles.index.membership import ADDRESS_NEWS_S
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind
@@ -401,8 +402,10 @@ async def test_both_keys_count_until_the_old_ones_end() -> None:
 # --- the calls ----------------------------------------------------------------------------------
 
 
-async def roster_of(cluster: IndexCluster, epoch: int = 0, wait_ms: int = 0) -> Roster:
-    told = await cluster.ask(cluster.bucket.caller, mb.GetRoster(epoch, wait_ms))
+async def roster_of(
+    cluster: IndexCluster, epoch: int = 0, wait_ms: int = 0, caller: Caller | None = None
+) -> Roster:
+    told = await cluster.ask(caller or cluster.bucket.caller, mb.GetRoster(epoch, wait_ms))
     assert isinstance(told, mb.SignedRoster)
     return open_roster(
         told.roster,
@@ -471,6 +474,76 @@ async def test_a_long_poll_of_a_bucket_ends_when_it_is_revoked(autojump_clock) -
         await cluster.ask(cluster.operator, mb.RevokeBucket(cluster.bucket.key.principal))
         await trio.testing.wait_all_tasks_blocked()
         assert ended == [before, before]
+
+
+async def test_a_long_poll_tells_nothing_once_its_key_is_over(autojump_clock) -> None:
+    async with an_index(buckets=2) as cluster, trio.open_nursery() as nursery:
+        new = KeyPair.generate(cluster.rng)
+        statements = sign_key_change(cluster.bucket.key, new, cluster.options.cluster_id, 10)
+        await cluster.ask(cluster.bucket.caller, mb.ChangeBucketKey(*statements))
+
+        async def poll(request: m.Feed | mb.GetRoster) -> None:
+            with pytest.raises(NotAuthorizedError):
+                await cluster.ask(cluster.bucket.caller, request)
+            ended.append(trio.current_time())
+
+        ended: list[float] = []
+        await cluster.bucket.feed()
+        roster = await roster_of(cluster)
+        nursery.start_soon(poll, m.Feed(*cluster.bucket.cursor, 60_000))
+        nursery.start_soon(poll, mb.GetRoster(roster.epoch, 60_000))
+        await trio.testing.wait_all_tasks_blocked()
+        cluster.clock.time += 11
+        await cluster.ask(cluster.app, m.BlockPrincipal(cluster.bob_key.principal))
+        await cluster.ask(cluster.operator, mb.RevokeBucket(cluster.buckets[1].key.principal))
+    assert len(ended) == 2
+
+
+async def test_a_bucket_that_waits_for_approval_hears_of_itself_alone(autojump_clock) -> None:
+    async with an_index(buckets=2) as cluster:
+        newcomer = Caller(KeyPair.generate(cluster.rng).principal, frozenset({Kind.CANDIDATE}))
+        made = await cluster.ask(cluster.operator, mb.InviteBucket(60))
+        await cluster.ask(newcomer, mb.Join(made.invite_id, made.secret))
+        for _ in range(2):
+            pending = await roster_of(cluster, caller=newcomer)
+            assert [each.principal for each in pending.buckets] == [newcomer.proven]
+            assert pending.buckets[0].state == "pending"
+            whole = await roster_of(cluster)  # whoever asks first
+            assert len(whole.buckets) == 3
+            assert (pending.epoch, pending.index_keys) == (whole.epoch, whole.index_keys)
+        await cluster.ask(cluster.operator, mb.ApproveBucket(newcomer.proven))
+        approved = Caller(newcomer.proven, frozenset({Kind.BUCKET}))
+        assert len((await roster_of(cluster, caller=approved)).buckets) == 3
+
+
+async def test_who_waits_for_the_roster_hears_of_a_new_address(autojump_clock, tmp_path) -> None:
+    async with an_index(buckets=2, directory=tmp_path) as cluster:
+        await trio.sleep(ADDRESS_NEWS_S)
+        for wakes in (True, False):  # the second one comes too soon after the first
+            before, started = await roster_of(cluster), trio.current_time()
+            async with trio.open_nursery() as nursery:
+                told: list[Roster] = []
+
+                async def wait(epoch: int = before.epoch, told: list[Roster] = told) -> None:
+                    told.append(await roster_of(cluster, epoch, 60_000))
+
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                address = f"http://bucket-{wakes}.test"
+                await cluster.ask(
+                    cluster.buckets[1].caller,
+                    m.SyncBucket(cluster.bucket.incarnation, 1, (), m.Space(1, 1, 0), address),
+                )
+            assert trio.current_time() - started == pytest.approx(0 if wakes else 60)
+            assert address in {each.http for each in told[0].buckets}
+    # What stands in the database is no news.
+    async with cluster.open() as service:
+        woken = service.membership.news
+        await cluster.ask(
+            cluster.buckets[1].caller,
+            m.SyncBucket(cluster.bucket.incarnation, 1, (), m.Space(1, 1, 0), address),
+        )
+        assert not woken.is_set()
 
 
 async def test_a_batch_that_waited_while_its_bucket_was_revoked_changes_nothing() -> None:

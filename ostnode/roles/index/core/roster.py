@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ostnode.errors import InternalError, NotAuthorizedError
 from ostnode.ids import ClusterId, Principal
@@ -13,18 +13,35 @@ from ostnode.wire import membership as mb
 from ostnode.wire.roster import ROSTER_ADDRESS_BYTES_MAX, Roster, RosterBucket
 
 
-def epoch_for(tables: Tables, bucket: Principal) -> int:
-    """The roster's number, for a bucket; raises NotAuthorizedError unless it is a member."""
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What a bucket is told: the roster's number, and whether it is `whole`."""
+
+    epoch: int
+    whole: bool
+
+
+def hearing_of(tables: Tables, bucket: Principal) -> Hearing:
+    """How much of the roster a bucket hears; raises NotAuthorizedError unless it is a member."""
     asking = tables.members.get(bucket)
     if asking is None or asking.state is MemberState.REVOKED:
         raise NotAuthorizedError("this bucket is not, or no longer, a member")
-    return last_epoch(tables).epoch
+    return Hearing(last_epoch(tables).epoch, asking.state is MemberState.APPROVED)
 
 
-def roster(tables: Tables, cluster_id: ClusterId, index: Principal) -> Roster:
-    """What is to be signed under the present number: always the same."""
+def roster(
+    tables: Tables, cluster_id: ClusterId, index: Principal, only: Principal | None = None
+) -> Roster:
+    """What is to be signed under the present number: always the same.
+
+    A bucket that waits for approval hears of itself alone, `only`.
+    """
     last = last_epoch(tables)
-    members = [each for each in tables.members.where() if each.state is not MemberState.REVOKED]
+    members = [
+        each
+        for each in tables.members.where()
+        if each.state is not MemberState.REVOKED and only in {None, each.principal}
+    ]
     return Roster(
         cluster_id=cluster_id,
         epoch=last.epoch,
