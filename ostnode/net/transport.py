@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from abc import abstractmethod
@@ -117,7 +118,10 @@ class TcpNetwork(Network):
         task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         host, port = self._allowed(address)
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except UnicodeError as error:
+            raise OSError(errno.EADDRNOTAVAIL, f"{host!r} is no name of a host") from error
         open_connections = 0
 
         async def serve_one(stream: trio.SocketStream) -> None:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from ostnode.errors import NotAuthorizedError
 from ostnode.net.dial import Backoff, dial_forever
@@ -85,9 +86,11 @@ async def test_a_groups_link_errors_count_as_the_link_ending(autojump_clock):
         await link.call(READ)
         if len(uses) == 3:
             raise RuntimeError("a bug")
-        raise ExceptionGroup("two tasks", [LinkClosedError("gone"), LinkClosedError("gone")])
+        gone = ExceptionGroup("inner tasks", [LinkClosedError("gone"), LinkClosedError("gone")])
+        raise ExceptionGroup("outer tasks", [gone, LinkClosedError("too")])
 
     async with served() as cluster:
-        with pytest.raises(RuntimeError, match="a bug"):
+        with capture_logs() as logs, pytest.raises(RuntimeError, match="a bug"):
             await dial_forever(cluster.link, use, rng=SeededRng())
     assert len(uses) == 3
+    assert [entry["reason"] for entry in logs if entry["event"] == "link ended"] == ["gone"] * 2

@@ -237,7 +237,7 @@ async def test_dialling_ends_in_time_whoever_accepts(nursery):
         address = await nursery.start(TcpNetwork().serve, ANY_PORT, manner)
         started = trio.current_time()
         with pytest.raises(LinkClosedError, match="does not finish the handshake"):
-            async with dial(address):
+            async with dial(address, limits=HASTY):
                 pytest.fail("the link opened")
         assert HASTY.handshake_s <= trio.current_time() - started < HASTY.handshake_s + 1
 

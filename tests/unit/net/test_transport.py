@@ -73,6 +73,16 @@ async def test_plain_tcp_elsewhere_must_be_asked_for(nursery):
     await stream.aclose()
 
 
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "\ud800.example"])
+async def test_a_name_that_cannot_be_looked_up_is_an_error_of_its_kind(host):
+    """The library refuses it with UnicodeError, before anybody is asked."""
+    network = TcpNetwork(loopback_only=False)
+    with pytest.raises(LinkClosedError, match="cannot connect"):
+        await network.connect(f"{host}:80")
+    with pytest.raises(OSError, match="is no name of a host"):
+        await network.serve(f"{host}:80", echo)
+
+
 async def test_nobody_there_is_a_link_error():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
