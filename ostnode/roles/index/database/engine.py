@@ -20,7 +20,10 @@ class DatabaseFailedError(Exception):
 
 
 class Job(Protocol):
-    """One operation of a batch, and where its end is told."""
+    """One operation of a batch, and where its end is told.
+
+    A batch may be taken back and run again: the last end counts.
+    """
 
     def run(self, tables: Tables) -> None:
         """Do it. May raise: what it wrote is then taken back, and the others go on."""

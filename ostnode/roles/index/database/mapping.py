@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import Final, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, Final, Generic, Protocol, TypeVar, get_type_hints
 
 from typing_extensions import override
 
 from ostnode.roles.index.core.tables import Column, Rows
 
 R = TypeVar("R")
+Key = tuple[Column, ...]
 _PLAIN: Final[tuple[type, ...]] = (int, str, bytes)
 
 
-class Execute(Protocol):
-    """Runs one statement with `?` parameters and returns its rows."""
+class Connection(Protocol):
+    """Runs statements with `?` parameters; what `sqlite3.Connection` has."""
 
-    def __call__(
-        self, sql: str, parameters: Sequence[object] = (), /
-    ) -> Iterable[Sequence[Column]]:
-        """The rows, possibly none."""
+    def execute(self, sql: str, parameters: Sequence[object] = (), /) -> Iterable[Sequence[Column]]:
+        """The statement's rows, possibly none."""
+        ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[object]], /) -> object:
+        """The statement once for each."""
         ...
 
 
@@ -31,11 +34,12 @@ class SqlRows(Rows[R], Generic[R]):
     Names come from the code, never from a caller: only values are parameters.
     """
 
-    def __init__(self, execute: Execute, row: type[R], table: str, *key: str) -> None:
-        self._execute = execute
+    def __init__(self, connection: Connection, row: type[R], table: str, *key: str) -> None:
+        self._connection = connection
         self._row = row
         columns = _columns(row)
         self._values: Callable[[R], Sequence[Column]] = attrgetter(*columns)
+        self._key_of = _key_reader(*key)
         self._converters = _converters(row)
         self._order = ", ".join(key)
         by_key = " AND ".join(f"{name} = ?" for name in key)
@@ -43,7 +47,8 @@ class SqlRows(Rows[R], Generic[R]):
         updates = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
         self._select = f"SELECT {names} FROM {table}"  # noqa: S608  names of ours only
         self._get = f"{self._select} WHERE {by_key}"
-        self._drop = f"DELETE FROM {table} WHERE {by_key}"  # noqa: S608
+        self._delete = f"DELETE FROM {table}"  # noqa: S608
+        self._drop = f"{self._delete} WHERE {by_key}"
         self._put = (
             f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608
             f"ON CONFLICT ({self._order}) DO UPDATE SET {updates}"
@@ -51,42 +56,68 @@ class SqlRows(Rows[R], Generic[R]):
 
     @override
     def get(self, *key: Column) -> R | None:
-        for values in self._execute(self._get, key):
+        for values in self._connection.execute(self._get, key):
             return self._load(values)
         return None
 
     @override
     def put(self, row: R) -> None:
-        self._execute(self._put, self._values(row))
+        self._connection.execute(self._put, self._values(row))
 
     @override
     def drop(self, *key: Column) -> None:
-        self._execute(self._drop, key)
+        self._connection.execute(self._drop, key)
 
     @override
     def where(self, **equal: Column) -> list[R]:
-        condition = " AND ".join(f"{name} = ?" for name in equal) or "1 = 1"
-        return self.select(f"{condition} ORDER BY {self._order}", *equal.values())
+        return self._where(equal)
 
     def select(self, condition: str, *parameters: Column) -> list[R]:
         """The rows for a condition of ours, which may go on with ORDER BY and LIMIT."""
-        rows = self._execute(f"{self._select} WHERE {condition}", parameters)
+        return self._read(condition, parameters)
+
+    def delete(self, condition: str, *parameters: Column) -> None:
+        """Delete the rows for a condition of ours."""
+        self._connection.execute(f"{self._delete} WHERE {condition}", parameters)
+
+    def _where(self, equal: dict[str, Column]) -> list[R]:
+        # A truth value stands in the text: an engine uses a partial index for a literal only.
+        tests = [
+            f"{name} = {int(value)}" if isinstance(value, bool) else f"{name} = ?"
+            for name, value in equal.items()
+        ]
+        condition = " AND ".join(tests) or "1 = 1"
+        parameters = [value for value in equal.values() if not isinstance(value, bool)]
+        return self._read(f"{condition} ORDER BY {self._order}", parameters)
+
+    def _read(self, condition: str, parameters: Sequence[Column]) -> list[R]:
+        rows = self._connection.execute(f"{self._select} WHERE {condition}", parameters)
         return [self._load(values) for values in rows]
 
     def _load(self, values: Sequence[Column]) -> R:
-        return self._row(
-            *(
-                convert(value) if convert else value
-                for convert, value in zip(self._converters, values, strict=True)
-            )
-        )
+        converted: list[object] = [*values]
+        for position, convert in self._converters:
+            converted[position] = convert(converted[position])
+        return self._row(*converted)
+
+
+def _key_reader(*key: str) -> Callable[[object], Key]:
+    """Reads a row's key, a tuple however many columns it has."""
+    read: Callable[[object], Any] = attrgetter(*key)
+    if len(key) > 1:
+        return read
+    return lambda row: (read(row),)
 
 
 def _columns(row: type[object]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(row))  # type: ignore[arg-type]  # a dataclass
 
 
-def _converters(row: type[object]) -> tuple[Callable[[Column], object] | None, ...]:
-    """How a column's value becomes the field's type; None when it is that already."""
+def _converters(row: type[object]) -> list[tuple[int, Callable[[object], object]]]:
+    """Which columns' values must be made the field's type; the others are it already."""
     hints = get_type_hints(row)
-    return tuple(None if hints[name] in _PLAIN else hints[name] for name in _columns(row))
+    return [
+        (position, hints[name])
+        for position, name in enumerate(_columns(row))
+        if hints[name] not in _PLAIN
+    ]

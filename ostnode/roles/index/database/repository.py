@@ -36,6 +36,7 @@ class _Job(Job, Generic[T]):
 
     @override
     def run(self, tables: Tables) -> None:
+        self._error = None
         self._result = [self._operation(tables)]
 
     @override

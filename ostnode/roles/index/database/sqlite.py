@@ -11,6 +11,7 @@ from typing import Final
 from typing_extensions import override
 
 from ostnode.errors import BusyError
+from ostnode.roles.index.database.cache import CachedTables
 from ostnode.roles.index.database.engine import (
     Database,
     DatabaseFailedError,
@@ -62,34 +63,64 @@ class SqliteDatabase(Database):
             if _code(error) == sqlite3.SQLITE_BUSY:
                 raise DatabaseUnusableError(f"{place} is in use by another process") from None
             raise DatabaseUnusableError(f"{place}: {error}") from error
-        self._tables = SqlTables(self._connection.execute)
+        self._plain = SqlTables(self._connection)
+        self._cached = CachedTables(self._connection)
 
     @override
     def run_batch(self, jobs: Sequence[Job]) -> bool:
-        self._tables.urgent = False
+        tables: SqlTables = self._cached
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                self._run(job)
+            if not self._run_with_memory(jobs):
+                tables = self._plain
+                self._run_plainly(jobs)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._give_up(jobs, error)
-        return self._tables.urgent
+        return tables.urgent
 
     @override
     def close(self) -> None:
         self._connection.close()
 
-    def _run(self, job: Job) -> None:
+    def _run_with_memory(self, jobs: Sequence[Job]) -> bool:
+        """Run the jobs in a transaction; False if it had to be taken back."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._cached.begin()
+        for job in jobs:
+            self._run(job, self._cached)
         try:
-            with self._tables.alone():
-                job.run(self._tables)
+            self._cached.write()
         except Exception as error:
-            # Without a transaction the next job's writes would each commit on their own.
-            lost = not self._connection.in_transaction
-            if isinstance(error, sqlite3.Error) and (lost or _code(error) not in _OF_ONE_STATEMENT):
+            if self._ends_the_batch(error):
+                raise
+        if self._cached.spoiled:
+            self._connection.execute("ROLLBACK")
+        return not self._cached.spoiled
+
+    def _run_plainly(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs in a transaction that finds whose statement fails."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._plain.urgent = False
+        for job in jobs:
+            self._run(job, self._plain)
+
+    def _run(self, job: Job, tables: SqlTables) -> None:
+        try:
+            with tables.alone():
+                job.run(tables)
+        except Exception as error:
+            if self._ends_the_batch(error):
                 raise
             job.fail(error)
+        if not self._connection.in_transaction:
+            # The next job's writes would each commit on their own.
+            raise sqlite3.OperationalError("the transaction was lost")
+
+    def _ends_the_batch(self, error: Exception) -> bool:
+        """Whether nothing more can be done in this transaction."""
+        lost = not self._connection.in_transaction
+        one_statement = _code(error) in _OF_ONE_STATEMENT
+        return isinstance(error, sqlite3.Error) and (lost or not one_statement)
 
     def _give_up(self, jobs: Sequence[Job], error: sqlite3.Error) -> None:
         """End a batch that could not be committed; raises unless it surely had no effect."""
@@ -111,7 +142,7 @@ def _first(error: sqlite3.Error) -> sqlite3.Error:
     return error
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     """The primary result code; misuse found by Python's own module has none and counts as ours."""
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & _PRIMARY_CODE_MASK
 

@@ -1,0 +1,1 @@
+"""What the programs of bench/ share; run them from anywhere, as `python bench/NAME.py`."""
