@@ -1,0 +1,182 @@
+"""What the app and the operator do: registrations, allowances, blocks, chats' ends, upkeep."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Final, TypeVar
+
+import trio
+
+from ostnode.identity.keys import KeyPair
+from ostnode.ids import Uid
+from ostnode.sim.calling import Heard, Lane, NoAnswerError
+from ostnode.sim.model import Account
+from ostnode.sim.stage import Stage
+from ostnode.sim.workload import Act, Step, first_limit
+from ostnode.wire import messages as m
+from ostnode.wire import upkeep
+from ostnode.wire.fields import Message, Request
+
+M = TypeVar("M", bound=Message)
+PERSISTENCE_MAX: Final = 500
+"""Rounds of tries: faults end long before."""
+_AGAIN_S: Final = 5.0
+
+
+class App:
+    """The chat app's backend. It asks until it is answered, and one thing after the other."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.model = stage, stage.model
+        self.lane = Lane(stage.world.app, "app")
+        self.operator = Lane(stage.world.operator, "operator")
+        self._acts: Mapping[Act, Callable[[random.Random, Account], Awaitable[None]]] = {
+            Act.CHANGE_LIMIT: self._change_limit,
+            Act.BEGIN_ANEW: self._begin_anew,
+            Act.CHANGE_PRINCIPAL: self._change_principal,
+            Act.BLOCK: self._block,
+            Act.DELETE_CHAT: self._delete_chat,
+            Act.UPKEEP: self._upkeep,
+        }
+
+    async def play(self, step: Step) -> None:
+        """Do what the step says. Raises ViolationError."""
+        self.stage.note(f"app {step.act}")
+        rng = step.random()
+        account = rng.choice(self.model.accounts)
+        try:
+            await self._acts[step.act](rng, account)
+        except NoAnswerError:
+            self.stage.note("no answer")
+
+    async def begin(self) -> None:
+        """Register everybody."""
+        for account in self.model.accounts:
+            await self._register(account)
+
+    async def make_room(self, account: Account) -> None:
+        """Give the account more than it can need."""
+        account.byte_limit = _PLENTY
+        account.limits.add(_PLENTY)
+        await self._change_users(m.UserChange("update", account.principal, _PLENTY))
+
+    async def persist(self, request: Request, lane: Lane | None = None) -> Heard:
+        """Ask until there is an answer; what was in doubt before it is settled when it returns."""
+        doubtful = False
+        for _ in range(PERSISTENCE_MAX):
+            try:
+                heard = await self.stage.lines.ask(lane or self.lane, "index", request)
+            except NoAnswerError:
+                doubtful = True
+                await trio.sleep(_AGAIN_S)
+                continue
+            if heard.refusal is None or not heard.refusal.retryable:
+                if doubtful or heard.blurred:
+                    await self.stage.settle_doubts()
+                return replace(heard, blurred=doubtful or heard.blurred)
+            await trio.sleep(_AGAIN_S)
+        raise self.stage.violated(f"{type(request).__name__} of the app is never answered")
+
+    async def expect(self, request: Request, expected: type[M]) -> M:
+        """Ask until there is an answer, which must be this."""
+        heard = await self.persist(request)
+        if heard.reply is None or not isinstance(heard.reply.message, expected):
+            raise self.stage.violated(f"the app's {type(request).__name__}: {heard.refusal}")
+        return heard.reply.message
+
+    async def _change_users(self, *changes: m.UserChange) -> None:
+        answer = await self.expect(m.ChangeUsers(changes), m.BatchResult)
+        for change, result in zip(changes, answer.results, strict=True):
+            if result.code:
+                raise self.stage.violated(f"{change.op} of a user: {result.code}")
+
+    async def _register(self, account: Account) -> None:
+        await self._change_users(m.UserChange("register", account.principal, account.byte_limit))
+        await self._learn_uid(account)
+
+    async def _learn_uid(self, account: Account) -> None:
+        info = await self.expect(m.GetUser(account.principal), m.UserInfo)
+        if info.uid in self.model.dying:
+            raise self.stage.violated("a new registration has the uid of a deleted one")
+        account.uid = info.uid
+
+    async def _change_limit(self, rng: random.Random, account: Account) -> None:
+        """More, or less, than is in use; in a batch with users who come and go."""
+        account.byte_limit = rng.choice([0, 5000, 40_000, first_limit(account.number), 1 << 20])
+        account.limits.add(account.byte_limit)
+        passing = self.stage.new_key(f"passing {rng.randrange(100)}").principal
+        changes = [
+            m.UserChange("update", account.principal, account.byte_limit),
+            m.UserChange("register", passing, 1),
+            m.UserChange("delete", passing),
+            m.UserChange("delete", self.stage.new_key("nobody").principal),
+        ]
+        if rng.random() < _TOGETHER:
+            changes.append(m.UserChange("register", passing, 2))
+        await self._change_users(*changes)
+        account.limits = {account.byte_limit}
+
+    async def _begin_anew(self, rng: random.Random, account: Account) -> None:
+        """Delete the user and register the principal again, in one batch or some time later."""
+        self._ends(account)
+        account.byte_limit = first_limit(account.number)
+        delete = m.UserChange("delete", account.principal)
+        register = m.UserChange("register", account.principal, account.byte_limit)
+        if rng.random() < _TOGETHER:
+            await self._change_users(delete, register)
+        else:
+            await self._change_users(delete)
+            await trio.sleep(rng.choice([0, 20]))
+            await self._change_users(register)
+        self.model.dead |= self.model.dying
+        account.limits = {account.byte_limit}
+        await self._learn_uid(account)
+
+    def _ends(self, account: Account) -> None:
+        uid, account.uid = account.uid, None
+        if uid is not None:
+            self.model.dying.add(Uid(uid))
+
+    async def _change_principal(self, _rng: random.Random, account: Account) -> None:
+        """To a new key; and to one that is somebody else's, which is refused."""
+        other = self.model.accounts[account.number - 1]
+        heard = await self.persist(m.ChangePrincipal(account.principal, other.principal))
+        if heard.code != "user_exists":
+            raise self.stage.violated(f"two users with one principal: {heard.code or 'done'}")
+        new = self.stage.new_key(f"account {account.number} {len(account.old_keys) + 1}")
+        account.old_keys.append(account.key)
+        request = m.ChangePrincipal(account.principal, new.principal)
+        account.moving = True
+        heard = await self.persist(request)
+        # A try that was not answered may have done it: then nobody has the old one any more.
+        if heard.refusal is not None and not (heard.code == "user_unknown" and heard.blurred):
+            raise self.stage.violated(f"a user's principal cannot change: {heard.refusal}")
+        account.key = new
+        account.moving = False
+
+    async def _block(self, rng: random.Random, account: Account) -> None:
+        """Block a user, and unblock it a little later."""
+        principal = account.principal
+        account.blocked = True
+        await self.expect(m.BlockPrincipal(principal, blocked=True), m.Ok)
+        await trio.sleep(rng.uniform(0, 40))
+        await self.expect(m.BlockPrincipal(principal, blocked=False), m.Ok)
+        account.blocked = None  # until every bucket has heard
+
+    async def _delete_chat(self, rng: random.Random, _account: Account) -> None:
+        chat: KeyPair = rng.choice(self.stage.live)
+        self.stage.begin_deletion(chat)
+        await self.expect(m.DeleteAccessor(chat.principal), m.Ok)
+        self.model.burned.add(chat.principal)
+
+    async def _upkeep(self, rng: random.Random, _account: Account) -> None:
+        """As an operator: compaction and scrub, whenever."""
+        node = rng.choice(self.stage.world.buckets).name
+        request = rng.choice([upkeep.CompactBucket(), upkeep.StartScrub()])
+        await self.stage.lines.ask(self.operator, node, request)
+
+
+_TOGETHER: Final = 0.5
+_PLENTY: Final = 1 << 30
