@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -14,22 +15,22 @@ from typing_extensions import override
 
 from ostnode.config import Config
 from ostnode.env import Worker
+from ostnode.errors import first_failure
 from ostnode.identity.keys import KeyPair
 from ostnode.net.link import DEFAULT_LIMITS
 from ostnode.net.session import LinkLimits
 from ostnode.node.bucket import open_bucket_role
-from ostnode.node.errors import StartError
 from ostnode.node.index import open_index_role
 from ostnode.node.listeners import serve_peers
 from ostnode.node.role import Role
 from ostnode.node.seams import Seams
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.index import DatabaseFailedError
-from ostnode.sim.database import SimDatabase
+from ostnode.sim.database import Moment, SimDatabase
 from ostnode.sim.machine import Life, SimClock, SimMemory, SimRng, SimWorker
 from ostnode.sim.network import Port, SimNetwork
 from ostnode.sim.tracing import Trace
-from ostnode.store.errors import StoreFailedError
+from ostnode.store.errors import StoreFailedError, StoreFullError
 from ostnode.store.keyspace import Reader
 from ostnode.store.simdisk import Faults, SimCrash, SimDisk
 
@@ -37,6 +38,10 @@ STOP_S: Final = 10.0
 """What a stopping node gets for what is in flight; then it is cut."""
 _DELAYED_SHARE: Final = 0.2
 _DELAY_S: Final = 0.004
+
+
+_ENDS: Final = (StoreFailedError, StoreFullError, DatabaseFailedError, OSError, SimCrash)
+"""What a process may end with by itself when its disk fails it; anything else is our bug."""
 
 
 class Surroundings(Protocol):
@@ -71,6 +76,8 @@ class SimNode:
         self._world = world
         self._rng = world.rng(f"machine of {name}")
         self._starts = 0
+        self._power_goes = False
+        """Whether the next crash in a write takes the machine along."""
         self._life: Life | None = None
         self._port: Port
         self._role: Role | None = None
@@ -105,9 +112,11 @@ class SimNode:
         """End what is wrong with the machine."""
         self.clock.set(0)
         self.slow_s = 0.0
+        self.link_limits = DEFAULT_LIMITS
+        self.crash_in_write(None)
 
     def _worker(self, life: Life, threads: int) -> Worker:
-        return SimWorker(threads, life, self._delay_s, partial(self._die, life, power=False))
+        return SimWorker(threads, life, self._delay_s, partial(self._crashed, life))
 
     def _delay_s(self) -> float:
         """Most often none: each costs two steps of the scheduler."""
@@ -117,18 +126,29 @@ class SimNode:
         return 0.0 if dice > _DELAYED_SHARE else dice * _DELAY_S / _DELAYED_SHARE
 
     async def start(self) -> None:
-        """Start a process; returns once it serves. Nothing happens if one runs."""
-        if self._life is not None:
-            return
-        self._starts += 1
-        self._world.trace(f"start {self.name}")
-        life = self._life = Life()
-        self._world.network.back(self.name)
-        self._port = self._world.network.port(self.name)
-        self._world.nursery.start_soon(self._live, life)
+        """Start a process unless one runs; returns once it serves, or has ended.
+
+        One that is about to end is awaited first.
+        """
+        while self._life is not None and (self._life.over or self._life.stopping.is_set()):
+            await self._life.ended.wait()
+        life = self._life
+        if life is None:
+            self._starts += 1
+            self._world.trace(f"start {self.name}")
+            life = self._life = Life()
+            self._world.network.back(self.name)
+            self._port = self._world.network.port(self.name)
+            self._world.nursery.start_soon(self._live, life)
         async with trio.open_nursery() as either:
             for event in (life.started, life.ended):
                 either.start_soon(_cancel_after, event, either.cancel_scope)
+
+    @abstractmethod
+    def crash_in_write(self, operations: int | None, *, power: bool = False) -> None:
+        """Have it killed in the middle of the so manieth operation on its disk from now; None for
+        not any more.
+        """
 
     async def stop(self) -> None:
         """As on SIGTERM: what is in flight is finished first, within STOP_S."""
@@ -161,12 +181,15 @@ class SimNode:
         life.scope.cancel()
         self._world.crashed(self.name)
 
+    def _crashed(self, life: Life) -> None:
+        self._die(life, power=self._power_goes)
+
     async def _live(self, life: Life) -> None:
         try:
             with life.scope:
                 await self._serve(life)
-        except* (StoreFailedError, DatabaseFailedError, StartError, SimCrash) as group:
-            life.failure = type(group.exceptions[0]).__name__
+        except* _ENDS as group:
+            life.failure = type(first_failure(group)).__name__
             self._world.trace(f"{self.name} failed: {life.failure}")
         finally:
             if not life.over:
@@ -202,7 +225,14 @@ class IndexNode(SimNode):
 
     @override
     def keep(self, *, power: bool) -> None:
+        self.database.crash_at = None
         self.database.shut_out()
+
+    @override
+    def crash_in_write(self, operations: int | None, *, power: bool = False) -> None:
+        self._power_goes = power
+        moments = tuple(Moment)
+        self.database.crash_at = None if operations is None else moments[operations % len(moments)]
 
     @override
     def seams(self, life: Life) -> Seams:
@@ -236,6 +266,20 @@ class BucketNode(SimNode):
     def heal(self) -> None:
         super().heal()
         self.disk.faults = Faults()
+
+    @override
+    def crash_in_write(self, operations: int | None, *, power: bool = False) -> None:
+        self._power_goes = power
+        at = None if operations is None else self.disk.operations + operations
+        self.disk.faults.crash_at = at
+
+    def fail_sync(self) -> None:
+        """Have the next sync of a file fail."""
+        self.disk.faults.errors["sync"] = errno.EIO
+
+    def fill(self, left: int | None) -> None:
+        """Leave so many bytes free on the disk; None for as many as there were."""
+        self.disk.faults.capacity = None if left is None else self.disk.used() + left
 
     @override
     def keep(self, *, power: bool) -> None:

@@ -18,6 +18,7 @@ from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import ClusterId, Principal, PrincipalKind
 from ostnode.net.link import Link, open_link
 from ostnode.roles.index.core.tables import Tables
+from ostnode.sim.faults import happen, up_again
 from ostnode.sim.machine import SimClock, SimRng
 from ostnode.sim.network import SimNetwork
 from ostnode.sim.nodes import BucketNode, IndexNode, SimNode
@@ -60,6 +61,7 @@ class World:
         self.errors: list[str] = []
         """What nodes logged as an error: in a simulation nobody but us can be at fault."""
         self._links = 0
+        self._faults = trio.CancelScope()
 
     def rng(self, label: str) -> Random:
         """Randomness of its own for whatever bears this name."""
@@ -95,6 +97,11 @@ class World:
         ) as link:
             yield link
 
+    async def suffer(self) -> None:
+        """Let the plan's faults happen, until they are over or healed."""
+        with self._faults:
+            await happen(self, self.plan.faults)
+
     async def start(self, name: str) -> None:
         """Start a node; returns when it serves, or has failed to. See `SimNode.start`."""
         await self.nodes[name].start()
@@ -114,10 +121,11 @@ class World:
 
     async def heal(self) -> None:
         """End everything that is wrong: the network, the disks, the clocks, who is down."""
+        self._faults.cancel()
         self.network.heal()
         for node in self.nodes.values():
             node.heal()
-            await node.start()
+            await up_again(node)
 
     def index_tables(self) -> Tables:
         """What the index has committed, also while it is down. To be read without an await in
@@ -203,6 +211,7 @@ async def open_world(plan: Plan, sink: Callable[[str], None] | None = None) -> A
         with _logging_to(world.logged):
             for name in world.nodes:
                 await world.start(name)
+            nursery.start_soon(world.suffer)
             yield world
             nursery.cancel_scope.cancel()
 
