@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,7 +10,7 @@ import click
 from ostnode import __version__
 from ostnode.cli.failures import ExitCode, Failure, failure_of
 from ostnode.cli.lazy import LazyCommand, LazyGroup
-from ostnode.cli.output import Output
+from ostnode.cli.output import Output, Value, json_text, printable
 
 _HELP: Final = """A content-addressed blob store for chat apps.
 
@@ -77,15 +76,16 @@ def _interrupted() -> int:
 
 def _tell(output: Output, failure: Failure) -> int:
     if output.as_json:
-        error = {
+        error: dict[str, Value] = {
             "code": failure.code,
             "message": failure.message,
             "hint": failure.hint,
             "details": dict(failure.details),
         }
-        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
+        click.echo(json_text({"error": error}), err=True)
     else:
-        click.echo(f"error: {failure.message}", err=True)
+        for line in f"error: {failure.message}".split("\n"):
+            click.echo(printable(line), err=True)
         if failure.hint:
             click.echo(f"hint: {failure.hint}", err=True)
     return failure.exit_code

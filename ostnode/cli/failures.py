@@ -29,10 +29,18 @@ class ExitCode(IntEnum):
 class CommandError(Exception):
     """A failure of the command line's own, with its exit code and a hint."""
 
-    def __init__(self, message: str, hint: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str,
+        exit_code: ExitCode = ExitCode.FAILED,
+        *,
+        code: str = "failed",
+    ) -> None:
         super().__init__(message)
         self.hint = hint
         self.exit_code = exit_code
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ def failure_of(error: BaseException) -> Failure | None:
             code = exit_code_of(refusal.code)
             return Failure(code, refusal.code, _with_details(refusal), hint, refusal.details)
         case CommandError() as own:
-            return Failure(own.exit_code, "failed", str(own), own.hint)
+            return Failure(own.exit_code, own.code, str(own), own.hint)
         case StartError() as start:
             return Failure(ExitCode.FAILED, "start", str(start), start.hint)
         case NodeFailedError() as node:

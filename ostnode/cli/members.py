@@ -10,14 +10,16 @@ import click
 import trio
 
 from ostnode.base64url import decode_base64url, encode_base64url
-from ostnode.cli.failures import CommandError, ExitCode
+from ostnode.cli.failures import CommandError, ExitCode, exit_code_of
 from ostnode.cli.output import Output, json_option, lines_of, pass_output, table, time_text
 from ostnode.cli.parameters import SECONDS, Parsed
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
+from ostnode.client.errors import UnreachableError
 from ostnode.config import load_config
 from ostnode.config.joining import INVITE_ID_BYTES, JoinToken
 from ostnode.config.values import parse_address
+from ostnode.errors import OstError
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.node.rotation import rotate_bucket_key
 from ostnode.node.seams import Seams
@@ -183,7 +185,13 @@ def rotate_key(output: Output, config: Path, *, number: int, overlap: int) -> No
     if overlap > OVERLAP_S_MAX:
         raise click.UsageError(f"an overlap is at most {OVERLAP_S_MAX // 86_400} days")
     loaded = load_config(config, os.environ)
-    done = trio.run(rotate_bucket_key, loaded, number, overlap, Seams())
+    try:
+        done = trio.run(rotate_bucket_key, loaded, number, overlap, Seams())
+    except OstError as refusal:
+        raise _rotation_refused(refusal) from None
+    except UnreachableError as error:
+        hint = f"is the index running? see bucket[{number}].index_peer, or the join line's address"
+        raise CommandError(str(error), hint, ExitCode.UNREACHABLE, code="unreachable") from None
     output.result({
         "bucket": done.bucket.text(PrincipalKind.BUCKET),
         "key": done.key.text(PrincipalKind.BUCKET),
@@ -192,6 +200,23 @@ def rotate_key(output: Output, config: Path, *, number: int, overlap: int) -> No
 
 
 COMMANDS: Final = (invite, ls, approve, revoke, rotate_key)
+
+
+_ROTATION_HINTS: Final = {
+    "not_authorized": "`ostnode bucket ls --json` tells its state and its key: only an approved "
+    "bucket changes its key; revoke it if somebody else has changed that",
+    "invalid_argument": "do this again then; or revoke the bucket, if the key is in wrong hands",
+    "unauthenticated": "another key answers there: did the bucket miss the index's change of keys?",
+}
+
+
+def _rotation_refused(refusal: OstError) -> CommandError:
+    until = refusal.details.get("old_until")
+    message = refusal.message
+    if isinstance(until, int):
+        message += f": the old key counts until {time_text(until)}"
+    hint = _ROTATION_HINTS.get(refusal.code, "the same command goes on where this one stopped")
+    return CommandError(message, hint, exit_code_of(refusal.code), code=refusal.code)
 
 
 async def _everybody(client: Client) -> tuple[MemberPage, list[MemberInfo]]:

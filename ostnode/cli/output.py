@@ -25,7 +25,7 @@ class Output:
     def result(self, data: Mapping[str, Value], text: str | None = None) -> None:
         """Print the result: `data` as JSON, else `text`, else the data as aligned lines."""
         if self.as_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
+            click.echo(json_text(data))
         else:
             click.echo(lines_of(data) if text is None else text)
 
@@ -75,10 +75,26 @@ def text_of(value: Value) -> str:
             return str(value)
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal would obey or hide written as escapes: others chose it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def json_text(data: Value) -> str:
+    """One line of JSON; in it such characters are escapes too."""
+    text = json.dumps(data, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(data).replace("\x7f", "\\u007f")
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, two spaces apart."""
     if not rows:
         return ""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)

@@ -26,6 +26,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.keyfiles import load_seed
 from ostnode.node.layout import DevLayout
+from ostnode.node.memory import MembershipFile
 from ostnode.wire.messages import BucketAddress
 
 P = ParamSpec("P")
@@ -190,5 +191,8 @@ def _dev_bucket(layout: DevLayout) -> BucketAddress:
             f"{layout.config_file} says of no bucket where it is", "pass --bucket", ExitCode.USAGE
         )
     table = config.bucket[0]
+    remembered = MembershipFile(table.data_dir).load()
+    if remembered is not None:  # its name stays when its key changes
+        return BucketAddress(remembered.bucket, table.public_url)
     key = KeyPair.from_seed(load_seed(table.key_file))
     return BucketAddress(key.principal, table.public_url)

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ostnode.config.joining import parse_join
 from ostnode.config.mistakes import ConfigError, Location, Mistake, key_text, mistakes_of
 from ostnode.config.models import (
     BucketConfig,
@@ -41,7 +42,7 @@ _VARIABLE: Final = re.compile(
 )
 _LISTENERS: Final = ("http", "peer", "admin")
 _PATHS: Final = ("data_dir", "key_file")
-_PEERS: Final = ("peer", "index_peer")
+_PEERS: Final = ("peer", "index_peer", "join")
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
@@ -155,13 +156,23 @@ def _exposed_addresses(roles: list[tuple[Location, Table]]) -> Iterator[Mistake]
     for location, table in roles:
         for name in _PEERS:
             try:
-                parse_address(table.get(name))
+                address = _peer_address(name, table.get(name))
             except BadValueError:
                 continue  # its own mistake is told by the model
             try:
-                parse_plain_address(table[name])
+                parse_plain_address(address)
             except BadValueError as error:
                 yield Mistake(key_text([*location, name]), error.problem, error.hint)
+
+
+def _peer_address(name: str, value: object) -> str:
+    """What is dialled or listened on; raises BadValueError."""
+    if name != "join":
+        return parse_address(value)
+    token = parse_join(value)
+    if token is None:
+        raise BadValueError("there is none", "")
+    return token.peer
 
 
 def _shared_addresses(roles: list[tuple[Location, Table]]) -> Iterator[Mistake]:

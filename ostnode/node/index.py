@@ -9,7 +9,7 @@ from pathlib import Path
 from ostnode.config import Config, IndexConfig
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal, PrincipalKind
-from ostnode.keyfiles import load_seed
+from ostnode.keyfiles import KeyFileError, load_seed
 from ostnode.node.errors import StartError
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
@@ -89,7 +89,11 @@ def _successor(index: IndexConfig, load: Callable[[Path], bytes]) -> Principal |
     """The principal of the key to come; raises KeyFileError."""
     if index.next_key_file is None:
         return None
-    return KeyPair.from_seed(load(index.next_key_file)).principal
+    try:
+        return KeyPair.from_seed(load(index.next_key_file)).principal
+    except KeyFileError as error:
+        hint = f"{error.hint}; index.next_key_file names it: empty that if no key is to follow"
+        raise KeyFileError(error.path, error.problem, hint) from None
 
 
 def _rules(index: IndexConfig) -> Rules:

@@ -23,14 +23,19 @@ _SECRET_FIELDS: Final = frozenset({
     "authorization",
     "cookie",
     "grant",
+    "join",
     "login",
     "query",
+    "secret",
     "seed",
     "session",
     "token",
 })
+_TRACEBACK: Final = "exception"
 _SIGNED: Final = re.compile(r"0oRY[A-Za-z0-9_-]{32,}")
 """Base64url of a tagged COSE_Sign1 with a protected header: every token, grant and session."""
+_JOIN_SECRET: Final = re.compile(r"(#[A-Za-z0-9_-]{11}\.)[A-Za-z0-9_-]{20,}")
+"""The end of a join line, whose front may be read."""
 
 
 def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
@@ -54,12 +59,14 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
 
 
 def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Mask fields that are named like a secret, and anything in a text that looks signed."""
+    """Mask fields that are named like a secret, and anything in a text that looks like one."""
     for name, value in event.items():
         if name in _SECRET_FIELDS:
             event[name] = MASK
         elif isinstance(value, str):
-            event[name] = _SIGNED.sub(MASK, value)
+            event[name] = _JOIN_SECRET.sub(rf"\1{MASK}", _SIGNED.sub(MASK, value))
+            if name != _TRACEBACK and not value.isprintable():
+                event[name] = repr(event[name])  # peers chose it: no line or colour of theirs
     return event
 
 

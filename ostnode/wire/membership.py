@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from ostnode.ids import Principal
@@ -24,6 +24,7 @@ OVERLAP_S_MAX: Final = 90 * 86_400
 """How long a key may count beside the one that follows it."""
 
 InviteId = Annotated[bytes, Bounds(INVITE_ID_BYTES, INVITE_ID_BYTES)]
+JoinSecret = Annotated[bytes, Bounds(JOIN_SECRET_BYTES, JOIN_SECRET_BYTES)]
 Label = Annotated[str, Bounds(0, LABEL_CHARS_MAX)]
 
 
@@ -47,7 +48,7 @@ class Invitation(Message):
     """
 
     invite_id: InviteId
-    secret: Annotated[bytes, Bounds(JOIN_SECRET_BYTES, JOIN_SECRET_BYTES)]
+    secret: JoinSecret = field(repr=False)
     index: Principal
     peer: Address
     expires_at: Amount
@@ -132,7 +133,7 @@ class Join(Request):
     """
 
     invite_id: InviteId
-    secret: Annotated[bytes, Bounds(JOIN_SECRET_BYTES, JOIN_SECRET_BYTES)]
+    secret: JoinSecret = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from ostnode.cli.failures import ExitCode
 from ostnode.config import load_config
 from ostnode.errors import NotAuthorizedError
 from ostnode.identity.keys import KeyPair
-from ostnode.ids import PrincipalKind
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.keyfiles import load_seed
 from ostnode.node.dev import prepare_dev
 from ostnode.node.layout import DevLayout
+from ostnode.node.memory import MembershipFile, Remembered
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep as u
 from tests.support.cli import ADDRESS, BLOB, BUCKET, Cli, Result
@@ -182,3 +183,10 @@ def test_beside_a_dev_cluster_its_first_bucket_is_meant(cli: Cli, bucket: Script
     assert principal == KeyPair.from_seed(load_seed(first.key_file)).principal
     assert url == first.public_url
     assert caller in first.operators
+    # Its name stays when its key has changed.
+    name = Principal(b"n" * 32)
+    assert config.index is not None
+    first.data_dir.mkdir(exist_ok=True)
+    MembershipFile(first.data_dir).save(Remembered(config.cluster_id, name, name, "h:1"))
+    assert cli("bucket", "status").code == 0
+    assert cli.connected[-1] == (first.public_url, caller, name)

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from ostnode.cli import members
+from ostnode.client.errors import UnreachableError
 from ostnode.config import JoinToken
+from ostnode.errors import (
+    BusyError,
+    InvalidArgumentError,
+    NotAuthorizedError,
+    UnauthenticatedError,
+)
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.wire import membership as mb
 from tests.support.cli import BUCKET, INDEX, Cli
@@ -21,6 +29,7 @@ class Operated:
     """Notes each call; has 70 members, told in two pages."""
 
     peer: str = "index.test:7101"
+    address: str = ""
     calls: list[tuple] = field(default_factory=list)
 
     async def invite_bucket(self, ttl_s: int, *, auto_approve: bool, label: str) -> mb.Invitation:
@@ -31,7 +40,9 @@ class Operated:
         self.calls.append(("list", after))
         first = 0 if after is None else OTHERS.index(after) + 1
         members = tuple(
-            mb.MemberInfo(each, "pending", each, "", "disk 7", configured=False, changed_at=0)
+            mb.MemberInfo(
+                each, "pending", each, self.address, "disk 7", configured=False, changed_at=0
+            )
             for each in OTHERS[first : first + mb.MEMBERS_TOLD_MAX]
         )
         invite = mb.InviteInfo(INVITE, 1_700_000_900, auto_approve=True, label="", failures=2)
@@ -116,6 +127,45 @@ def test_what_is_neither_bucket_nor_invite_is_a_usage_error(
     assert cli.as_caller("bucket", "revoke", text).code == 2
     assert cli.as_caller("bucket", "approve", text).code == 2
     assert operated.calls == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "told", "hint"),
+    [
+        (
+            InvalidArgumentError("it is not over", old_until=1_700_000_000),
+            2,
+            "counts until 2023-11-14 22:13:20 UTC",
+            "revoke the bucket",
+        ),
+        (NotAuthorizedError("only the present key"), 4, "only the present key", "bucket ls"),
+        (UnauthenticatedError("another key"), 4, "another key", "index's change of keys"),
+        (BusyError("later"), 6, "later", "the same command"),
+        (UnreachableError("h:1", "refused"), 6, "h:1", "bucket[0].index_peer"),
+    ],
+)
+def test_a_refused_change_of_keys_says_what_to_do(
+    cli: Cli, monkeypatch, failure: Exception, code: int, told: str, hint: str
+) -> None:
+    async def refused(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(members, "rotate_bucket_key", refused)
+    monkeypatch.setattr(members, "load_config", lambda *_: None)
+    result = cli("bucket", "rotate-key", "bucket.toml")
+    assert result.code == code
+    assert told in result.err
+    assert hint in result.err.partition("hint: ")[2]
+    assert "old_until" not in result.err
+    error = cli("bucket", "rotate-key", "bucket.toml", "--json").error
+    assert error["code"] == getattr(failure, "code", "unreachable")
+
+
+def test_what_a_bucket_says_of_itself_is_shown_as_text(cli: Cli, operated: Operated) -> None:
+    """Its address is its own word, and operators look at it before they approve."""
+    operated.address = "http://a\x1b[2J\x9b1m.test"
+    for result in (cli.as_caller("bucket", "ls"), cli.as_caller("bucket", "ls", "--json")):
+        assert all(line.isprintable() for line in result.out.splitlines())
 
 
 def test_a_key_is_not_changed_where_no_bucket_is(cli: Cli, operated: Operated) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from ostnode.cli.output import lines_of, size_text, table, time_text
+from ostnode.cli.output import json_text, lines_of, size_text, table, time_text
 from ostnode.cli.progress import PlainProgress
 from ostnode.client import Phase, Progress
 
@@ -41,6 +43,18 @@ def test_values_stand_in_one_column() -> None:
 
 def test_nested_values_are_named_by_both() -> None:
     assert lines_of({"space": {"free": 1, "total": 2}}) == "space free   1\nspace total  2"
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\n", "\r", "\x07", "\x7f", "\x9b", "\u202e", "\udc80"])
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(sign: str) -> None:
+    cell = f"http://a{sign}[2Jb"
+    for text in (table([["x", cell], ["y", ""]]), lines_of({"address": cell, "list": [cell]})):
+        assert len(text.split("\n")) == 2
+        assert all(line.isprintable() for line in text.split("\n"))
+    told = json_text({"address": cell, "name": "José"})
+    assert told.isprintable()
+    assert json.loads(told) == {"address": cell, "name": "José"}
+    assert "José" in json_text({"name": "José"})
 
 
 def test_an_empty_table_is_nothing() -> None:

@@ -76,6 +76,25 @@ def test_a_bucket_takes_a_token_from_its_config_or_the_environment() -> None:
     assert parsed(join="").bucket[0].join is None
 
 
+def test_b52_a_line_is_taken_without_tls_on_loopback_only() -> None:
+    """Or the secret would be told to whoever listens on the way."""
+    document = {"cluster_id": "00" * 16, "node": {"peer_tls": False}}
+    for text, told in ((TEXT, True), (replace(TOKEN, peer="127.0.0.1:7").text(), False)):
+        document["bucket"] = [table(join=text)]
+        if told:
+            with pytest.raises(
+                ConfigError, match=r"bucket\[0\].join: .*not on loopback"
+            ) as refused:
+                parse_config(document, {}, base=Path("/base"))
+            assert SECRET not in str(refused.value)
+        else:
+            assert parse_config(document, {}, base=Path("/base")).bucket[0].join is not None
+    document["bucket"] = [table(join="nonsense")]
+    with pytest.raises(ConfigError) as refused:
+        parse_config(document, {}, base=Path("/base"))
+    assert len(refused.value.mistakes) == 1
+
+
 def test_a_bucket_that_has_joined_needs_none() -> None:
     bucket = parsed().bucket[0]
     assert (bucket.index, bucket.index_peer, bucket.join) == (None, "", None)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from ostnode.config import LogConfig
+from ostnode.base64url import encode_base64url
+from ostnode.config import JoinToken, LogConfig
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Login, encode_text, mint_login
 from ostnode.node.logs import MASK, set_up_logging
+from ostnode.wire import membership as mb
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,34 @@ def test_levels_below_the_config_are_dropped() -> None:
     structlog.get_logger("x").info("not said")
     structlog.get_logger("x").warning("said")
     assert [line["event"] for line in lines_of(stream)] == ["said"]
+
+
+def test_what_peers_chose_makes_no_line_or_colour() -> None:
+    for form in ("json", "console"):
+        stream = io.StringIO()
+        set_up_logging(LogConfig(format=form), stream)
+        structlog.get_logger("x").info("link ended", reason="no\n2026 [info] all is well \x1b[2J")
+        try:
+            int("no number")
+        except ValueError:
+            structlog.get_logger("x").exception("failed")
+        first, *traceback = stream.getvalue().splitlines()
+        assert "all is well" in first
+        assert "\x1b[2J" not in first
+        assert len(traceback) == 1 if form == "json" else len(traceback) > 2
+
+
+def test_no_join_secret_ever_stands_in_a_line() -> None:
+    stream = json_logs()
+    token = JoinToken(KeyPair.from_seed(bytes(32)).principal, "there:1", bytes(8), b"s" * 32)
+    request = mb.Join(token.invite_id, token.secret)
+    made = mb.Invitation(token.invite_id, token.secret, token.index, token.peer, 1)
+    logger = structlog.get_logger("x")
+    logger.info("said", config=token.text(), text=f"<{token.text()}>", secret="s" * 32, join="x")
+    logger.info("said", request=repr(request), made=str(made), token=token)
+    assert encode_base64url(token.secret) not in stream.getvalue()
+    assert "s" * 9 not in stream.getvalue()
+    assert lines_of(stream)[0]["config"] == f"{str(token)[:-1]}{MASK}"
 
 
 def test_no_token_ever_stands_in_a_line() -> None:

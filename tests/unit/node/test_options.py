@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ostnode.config import Config, TokensConfig, parse_config
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, PrincipalKind
+from ostnode.keyfiles import KeyFileError
 from ostnode.node.bucket import bucket_options
 from ostnode.node.index import index_options
 from ostnode.node.role import kinds_from, token_limits
@@ -87,6 +90,16 @@ def test_the_indexs_options() -> None:
     assert rules.accessor_deletions_per_day == 13
     assert (rules.bucket_full_at, rules.bucket_back_at) == (0.8, 0.7)
     assert options.tokens == token_limits(made.tokens)
+
+
+def test_a_key_to_come_that_is_not_there_says_which_config_key_names_it(tmp_path: Path) -> None:
+    made = config()
+    assert made.index is not None
+    index = made.index.model_copy(update={"next_key_file": tmp_path / "index-2.key"})
+    with pytest.raises(KeyFileError) as refused:
+        index_options(made, index)
+    assert "ostnode key gen" in refused.value.hint
+    assert "next_key_file" in refused.value.hint
 
 
 def test_a_buckets_options() -> None:
