@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -50,13 +50,13 @@ class SqliteDatabase(Database):
     one at a time. Without a directory the database is in memory.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(
+        self, directory: Path | None, connect: Callable[[str], sqlite3.Connection] | None = None
+    ) -> None:
         """Open or create the database; raises DatabaseUnusableError."""
         place = _prepared(directory) if directory else ":memory:"
         try:
-            self._connection = sqlite3.connect(
-                place, isolation_level=None, check_same_thread=False, timeout=0
-            )
+            self._connection = (connect or _connected)(place)
             for statement in (*_PRAGMAS, "BEGIN IMMEDIATE", *STATEMENTS, "COMMIT"):
                 self._connection.execute(statement)
         except sqlite3.Error as error:
@@ -133,6 +133,10 @@ class SqliteDatabase(Database):
             job.fail(BusyError("the index's disk is full"))
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def _connected(place: str) -> sqlite3.Connection:
+    return sqlite3.connect(place, isolation_level=None, check_same_thread=False, timeout=0)
 
 
 def _first(error: sqlite3.Error) -> sqlite3.Error:
