@@ -31,6 +31,7 @@ class SimDatabase:
 
     def __init__(self) -> None:
         self._connection = _connect()
+        self._tables = SqlTables(self._connection)
         self._engine: _Engine | None = None
         self.crash_at: Moment | None = None
         """The next transaction does not come further."""
@@ -52,7 +53,7 @@ class SimDatabase:
 
     def tables(self) -> Tables:
         """What is committed; to be read between transactions, and never written."""
-        return SqlTables(self._connection)
+        return self._tables
 
     def backup(self) -> bytes:
         """Everything that is committed."""
@@ -62,6 +63,7 @@ class SimDatabase:
         """Set it back, while no process has it open."""
         self._connection = _connect()
         self._connection.deserialize(backup)
+        self._tables = SqlTables(self._connection)
 
 
 class _Engine(SqliteDatabase):

@@ -37,6 +37,7 @@ class Begun:
     content: Content
     accessors: tuple[Principal, ...]
     ref_id: bytes
+    expires_at: int
     refs: tuple[Ref, ...]
 
 

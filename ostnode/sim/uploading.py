@@ -127,7 +127,9 @@ class Maker:
 
     async def resume(self, begun: Begun, rng: random.Random) -> None:
         """Go on with an upload that was left, with the chunks that the bucket has not got."""
-        making = Making(begun.content, begun.accessors, begun.ref_id, refs=list(begun.refs))
+        making = Making(
+            begun.content, begun.accessors, begun.ref_id, begun.expires_at, list(begun.refs)
+        )
         making.unanswered = True  # whoever left it may not have heard everything
         await self.upload(making, rng)
 
@@ -155,7 +157,13 @@ class Maker:
             self.made(making, pushing.reference, grant)
             return True
         if cut is not None and pushing.refusal is None:
-            left = Begun(making.content, making.accessors, making.ref_id, tuple(making.refs))
+            left = Begun(
+                making.content,
+                making.accessors,
+                making.ref_id,
+                making.expires_at,
+                tuple(making.refs),
+            )
             self.stage.begun[self.account.number].append(left)
             self.stage.note("upload left")
             return True
