@@ -87,7 +87,7 @@ def printable(text: str) -> str:
 def json_text(data: Value) -> str:
     """One line of JSON; in it such characters are escapes too."""
     text = json.dumps(data, ensure_ascii=False)
-    return text if text.isprintable() else json.dumps(data).replace("\x7f", "\\u007f")
+    return text if text.isprintable() else json.dumps(data)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
