@@ -82,6 +82,7 @@ def index_options(
         rules=_rules(index),
         tokens=token_limits(config.tokens),
         push_interval_s=index.push_interval,
+        operators=frozenset(index.operators),
     )
 
 

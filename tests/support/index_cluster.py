@@ -131,6 +131,7 @@ class IndexCluster:
             buckets=tuple(bucket.key.principal for bucket in self.buckets),
             data_dir=directory,
             rules=rules,
+            operators=frozenset({self.operator.proven}),
         )
         self.service: IndexService | None = None
 

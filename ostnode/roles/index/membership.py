@@ -10,7 +10,12 @@ import structlog
 import trio
 
 from ostnode.env import Clock, Rng
-from ostnode.errors import NotAuthorizedError, OstError, UnknownCallError
+from ostnode.errors import (
+    InvalidArgumentError,
+    NotAuthorizedError,
+    OstError,
+    UnknownCallError,
+)
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core import membership as core
@@ -106,6 +111,19 @@ class Membership:
         if member is None:
             raise NotAuthorizedError("this bucket is not, or no longer, a member")
         return member.principal
+
+    def check_blockable(self, caller: Caller, request: m.BlockPrincipal) -> None:
+        """Raise for who is not to be shut out this way.
+
+        InvalidArgumentError for a bucket, NotAuthorizedError for an app that would shut out those
+        who are over it.
+        """
+        if not request.blocked:
+            return
+        if self.kinds(request.principal):
+            raise InvalidArgumentError("this is a bucket: revoke it instead")
+        if request.principal in self._options.operators and Kind.OPERATOR not in caller.kinds:
+            raise NotAuthorizedError("an app does not block an operator")
 
     async def answer(self, caller: Caller, request: Request) -> Message:
         """The membership's calls; raises UnknownCallError for every other."""

@@ -17,6 +17,7 @@ class IndexOptions:
     `peer` is where buckets reach the index, empty when its config does not say. `successor` is the
     key to come, which the roster announces; after the switch to it the one before counts for
     `key_overlap_s` more.
+    Apps do not block `operators`.
     Bytes left are pushed to buckets at most every `push_interval_s`; everything else at once.
     """
 
@@ -29,3 +30,4 @@ class IndexOptions:
     rules: Rules = field(default_factory=Rules)
     tokens: TokenLimits = field(default_factory=TokenLimits)
     push_interval_s: float = 1.0
+    operators: frozenset[Principal] = frozenset()

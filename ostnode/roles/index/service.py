@@ -137,6 +137,7 @@ class IndexService(Service):
                     lambda tables: users.change_principal(tables, request.old, request.new)
                 )
             case m.BlockPrincipal():
+                self.membership.check_blockable(caller, request)
                 await self._block(request)
             case ClusterStatus():
                 acked = dict(self._feed_acked)

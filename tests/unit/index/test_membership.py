@@ -584,6 +584,25 @@ async def test_what_a_key_is_follows_the_membership() -> None:
         assert kinds(cluster.bucket.key.principal) == {Kind.BUCKET}
 
 
+async def test_neither_a_bucket_nor_an_app_s_operator_is_blocked() -> None:
+    """An operator who is blocked could not take it back."""
+    async with an_index() as cluster:
+        operator, bucket = cluster.operator.proven, cluster.bucket.key.principal
+        with pytest.raises(NotAuthorizedError, match="does not block an operator"):
+            await cluster.ask(cluster.app, m.BlockPrincipal(operator))
+        new = KeyPair.generate(cluster.rng)
+        statements = sign_key_change(cluster.bucket.key, new, cluster.options.cluster_id, 100)
+        await cluster.ask(cluster.bucket.caller, mb.ChangeBucketKey(*statements))
+        for key in (bucket, new.principal):
+            with pytest.raises(InvalidArgumentError, match="revoke it"):
+                await cluster.ask(cluster.app, m.BlockPrincipal(key))
+        assert await roster_of(cluster)
+        await cluster.ask(cluster.app, m.BlockPrincipal(operator, blocked=False))
+        await cluster.ask(cluster.app, m.BlockPrincipal(cluster.bob_key.principal))
+        both = Caller(cluster.app.proven, frozenset({Kind.APP, Kind.OPERATOR}))
+        await cluster.ask(both, m.BlockPrincipal(operator))
+
+
 async def test_members_are_told_by_pages() -> None:
     cluster = IndexCluster(Rules(), None, 70)
     async with cluster.open():

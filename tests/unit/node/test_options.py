@@ -84,6 +84,7 @@ def test_the_indexs_options() -> None:
     assert options.buckets == (BUCKET.principal,)
     assert options.data_dir == Path("/base/index")
     assert options.push_interval_s == 0.25
+    assert options.operators == {OPERATOR.principal}
     rules = options.rules
     assert (rules.chunk_bytes, rules.blob_bytes_max) == (8 << 10, 2 << 30)
     assert (rules.grant_ttl_s, rules.user_grants_max, rules.user_blobs_max) == (420, 11, 12)
