@@ -6,6 +6,7 @@ wrong; rules between tables stand in `ostnode.config.loading`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import (
@@ -38,6 +39,7 @@ from ostnode.config.values import (
     Skew,
     WholeSeconds,
     none_if_empty,
+    split_list,
 )
 
 KIB: Final = 1 << 10
@@ -50,6 +52,9 @@ BATCH_BYTES_MIN: Final = CHUNK_BYTES_MAX + 64 * KIB
 """A batch must hold the largest chunk and the records that complete its upload."""
 SEGMENT_BYTES_MIN: Final = 8 * MIB
 SEGMENT_BYTES_MAX: Final = 4 * GIB
+LOST_AFTER_MIN: Final = 30.0
+"""Buckets report every 10 s, and a link that is cut takes some seconds to be made again."""
+PROVISION_RETRY_MAX: Final = 86_400
 RATE_MIN: Final = 64 * KIB
 """Bytes per second; slower background work would never come to its end."""
 PORTS_UNUSABLE_IN_A_URL: Final = ("0.0.0.0:", "[::]:")
@@ -127,6 +132,11 @@ class IndexConfig(_RoleConfig):
     `public_peer` is what join tokens say; it is empty when `peer` does not tell, either. The key in
     `next_key_file` is announced; when it has become `key_file`, the one before counts for
     `key_overlap` more.
+
+    `target_active` buckets are kept active, with `headroom` bytes free among them; 0 is no target,
+    and then every bucket is activated. Too few, `provisioner` makes one: `local` on this host in
+    `provision_dir`, to be reached at `provision_host`; `command` by running `provision_command`. One
+    that has not reported after `provision_retry` is ordered again.
     """
 
     apps: Annotated[Apps, Field(min_length=1)]
@@ -143,6 +153,44 @@ class IndexConfig(_RoleConfig):
     bucket_full_at: Share = 0.95
     bucket_back_at: Annotated[Share, Field(validate_default=True)] = 0.90
     push_interval: Duration = 1.0
+    target_active: Annotated[int, Field(ge=0, le=256)] = 0
+    headroom: Size = 0
+    lost_after: Annotated[Duration, Field(ge=LOST_AFTER_MIN)] = 300.0
+    provisioner: Literal["none", "local", "command"] = "none"
+    provision_command: Annotated[
+        tuple[str, ...], BeforeValidator(split_list), Field(validate_default=True)
+    ] = ()
+    provision_dir: Annotated[
+        FilePath | None, BeforeValidator(none_if_empty), Field(validate_default=True)
+    ] = None
+    provision_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    provision_retry: Annotated[WholeSeconds, Field(le=PROVISION_RETRY_MAX)] = 600
+
+    @field_validator("provisioner")
+    @classmethod
+    def _reachable(cls, provisioner: str, info: ValidationInfo) -> str:
+        if provisioner != "none" and not info.data.get("public_peer", "unknown"):
+            raise BadValueError(
+                "new buckets cannot be told where to reach the index", "set public_peer"
+            )
+        return provisioner
+
+    @field_validator("provision_command")
+    @classmethod
+    def _command_to_run(cls, command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("provisioner") == "command" and not command:
+            raise BadValueError(
+                'provisioner is "command" and this is empty',
+                'write the program and its arguments, like ["/usr/local/bin/new-bucket"]',
+            )
+        return command
+
+    @field_validator("provision_dir")
+    @classmethod
+    def _place_to_use(cls, place: Path | None, info: ValidationInfo) -> Path | None:
+        if info.data.get("provisioner") == "local" and place is None:
+            raise BadValueError('provisioner is "local" and this is empty', "name a directory")
+        return place
 
     @field_validator("public_peer")
     @classmethod
@@ -174,7 +222,8 @@ class BucketConfig(_RoleConfig):
 
     Its index is `index` at `index_peer`, or that of `join`; without either it is the one that the
     bucket has joined before. `public_url` is empty when `http` leaves the port to the system: the
-    node fills it in.
+    node fills it in. `zone` is what the bucket fails together with; `weight` its share of new blobs
+    beside others', 0 for the size of its disk.
     """
 
     public_url: Annotated[OptionalUrl, Field(validate_default=True)] = ""
@@ -183,6 +232,8 @@ class BucketConfig(_RoleConfig):
     join: Annotated[JoinToken | None, BeforeValidator(parse_join), PlainSerializer(join_text)] = (
         None
     )
+    zone: Annotated[str, Field(max_length=32)] = ""
+    weight: Size = 0
     segment_bytes: Annotated[Size, Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)] = 256 * MIB
     batch_bytes_max: Annotated[
         Size, Field(ge=BATCH_BYTES_MIN, le=64 * MIB, validate_default=True)

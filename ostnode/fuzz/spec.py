@@ -38,10 +38,14 @@ READ_ONLY: Final = frozenset({
     "can_forward",
     "locate",
     "cluster_status",
+    "fleet_status",
     "upload_status",
     "blob_info",
     "read_blob",
     "maintenance_status",
+    "check_progress",
+    "list_findings",
+    "list_rejected",
 })
 """Calls whose success changes nothing."""
 CHANGING_REFUSALS: Final = frozenset({

@@ -31,6 +31,7 @@ from ostnode.store.store import StoreOptions
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind, Reply, Service, authorise, call_of
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.session import FEATURES
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -46,8 +47,8 @@ BEGUN: Final = b"alice has begun to send this; one chunk of it is there"
 """A blob whose first chunk has come."""
 _SETTLED_S: Final = 3.0
 """Longer than the index keeps small changes to itself."""
-_UNJUDGED: Final = frozenset({"meta", "buckets", "feed", "unstamped"})
-"""Tables that change by themselves: reports and the feed, made from the others."""
+_UNJUDGED: Final = frozenset({"meta", "buckets", "feed", "unstamped", "leases"})
+"""Tables that change by themselves: reports, the leader's beats, and the feed of all others."""
 
 
 class VirtualClock(Clock):
@@ -98,6 +99,7 @@ class World:
         self.uids: dict[str, bytes] = {}
         self.cursor = 0
         """How far the bucket has read the feed: all there is."""
+        self.features = frozenset(FEATURES)
         self.services: dict[str, tuple[Kind, Service]] = {
             "index": (Kind.INDEX, index),
             "bucket": (Kind.BUCKET, bucket.service),
@@ -107,7 +109,7 @@ class World:
         """Make a call past the wire, as a member of the cast."""
         spec = call_of(type(request))
         principal = self.cast.principal(who)
-        caller = Caller(principal, self.cast.kinds(principal))
+        caller = Caller(principal, self.cast.kinds(principal), self.features)
         authorise(spec, caller)
         service = self.index if spec.role is Kind.INDEX else self.bucket.service
         return (await service.handle(caller, request, body)).message
@@ -192,6 +194,7 @@ async def open_world(cast: Cast) -> AsyncIterator[World]:
         cluster_id=CLUSTER,
         buckets=(cast.principal("bucket"),),
         rules=Rules(chunk_bytes=CHUNK_BYTES, blob_bytes_max=1 << 20, user_grants_max=8),
+        lost_after_s=86_400.0,  # the bucket reports when a case has it report
     )
     bucket_options = BucketOptions(
         principal=cast.principal("bucket"),

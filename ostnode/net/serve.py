@@ -260,8 +260,8 @@ class _Server:
         if self._stopping:
             raise ShuttingDownError("this node is stopping; try again")
         spec = event.spec
-        features = self._connection.features
-        caller = Caller(self._peer, self._kinds_of(self._peer), features)
+        features, epoch = self._connection.features, self._connection.roster_epoch
+        caller = Caller(self._peer, self._kinds_of(self._peer), features, epoch)
         authorise(spec, caller)
         service = self._services.get(spec.role)
         if service is None:

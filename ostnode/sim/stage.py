@@ -24,7 +24,7 @@ from ostnode.wire import messages as m
 TOKEN_S: Final = {Scope.READ: 3600, Scope.REF_DEL: 60, Scope.ACC_DEL: 60}
 """As long as tokens may live."""
 _ANY_SKEW_S: Final = 1 << 40
-SKEW_S: Final = 600.0
+SKEW_S: Final = 25.0
 """No node's clock is further from the others'."""
 TRUSTED_SKEW_S: Final = 50.0
 """Nodes whose clocks are this near take the tokens that are signed here."""

@@ -9,12 +9,14 @@ from typing import Final, Protocol
 
 from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
 from ostnode.ids import Principal
+from ostnode.wire import checking as ck
+from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.fields import Message, Request
-from ostnode.wire.session import ROSTER
+from ostnode.wire.session import LEDGER, ROSTER
 from ostnode.wire.status import ClusterInfo, ClusterStatus
 
 
@@ -43,12 +45,14 @@ class Who(StrEnum):
 class Caller:
     """Who is asking: a proven principal (or nobody), and what it is to this node.
 
-    `features` are those agreed on with a peer's link; there are none over HTTP.
+    `features` are those agreed on with a peer's link; there are none over HTTP. `roster_epoch` is
+    that of the newest roster which the peer's HELLO says it knows.
     """
 
     principal: Principal | None
     kinds: frozenset[Kind] = frozenset()
     features: frozenset[str] = frozenset()
+    roster_epoch: int = 0
 
     @property
     def proven(self) -> Principal:
@@ -161,6 +165,35 @@ CALLS: Final = (
         mb.KeyChanged,
         feature=ROSTER,
     ),
+    CallSpec(33, "compare", Kind.INDEX, _PEER, ck.Compare, ck.Compared, feature=LEDGER),
+    CallSpec(
+        34, "start_check", Kind.INDEX, _OPERATOR, ck.StartCheck, ck.CheckProgress, feature=LEDGER
+    ),
+    CallSpec(
+        35, "check_progress", Kind.INDEX, _OPERATOR, ck.GetCheck, ck.CheckProgress, feature=LEDGER
+    ),
+    CallSpec(
+        36, "list_findings", Kind.INDEX, _OPERATOR, ck.ListFindings, ck.FindingPage, feature=LEDGER
+    ),
+    CallSpec(
+        37, "forget_bucket", Kind.INDEX, _OPERATOR, ck.ForgetBucket, ck.Forgotten, feature=LEDGER
+    ),
+    CallSpec(
+        38, "list_rejected", Kind.INDEX, _OPERATOR, ck.ListRejected, ck.RejectedPage, feature=LEDGER
+    ),
+    CallSpec(
+        39, "dismiss_rejected", Kind.INDEX, _OPERATOR, ck.DismissRejected, m.Ok, feature=LEDGER
+    ),
+    CallSpec(
+        40,
+        "set_bucket_state",
+        Kind.INDEX,
+        _OPERATOR,
+        fl.SetBucketState,
+        fl.BucketStanding,
+        feature=LEDGER,
+    ),
+    CallSpec(41, "fleet_status", Kind.INDEX, _ADMIN, fl.FleetStatus, fl.FleetInfo, feature=LEDGER),
 )
 
 

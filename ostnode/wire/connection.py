@@ -83,6 +83,11 @@ class Connection:
         """What both sides understand beyond it."""
         return self._handshake.features
 
+    @property
+    def roster_epoch(self) -> int:
+        """Of the newest roster that the peer knows, as its HELLO says."""
+        return self._handshake.peer.roster_epoch if self._handshake.peer else 0
+
     # --- receiving ------------------------------------------------------------------------------
 
     def buffer(self) -> memoryview:

@@ -46,6 +46,18 @@ class Released(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted(Message):
+    """Outbox: `EvictBlob` has been carried out; the uid holds no reference to the blob.
+
+    Unlike `Released` it ends a charge that is being evicted: the event has been heard and will not
+    be again. Only links with the feature `ledger` bring that event.
+    """
+
+    uid: Uid
+    blob_id: BlobId
+
+
+@dataclass(frozen=True, slots=True)
 class FloorRaised(Message):
     """Outbox: no grant that ends at or before `floor` will ever complete here."""
 
@@ -89,5 +101,43 @@ class GrantRevoked(Message):
     end: Amount
 
 
-OutboxEvent = Completed | GrantClosed | Released | FloorRaised
-FeedEvent = UserChanged | AccessorDeleted | PrincipalBlocked | GrantRevoked
+@dataclass(frozen=True, slots=True)
+class GrantRecalled(Message):
+    """Feed, on links with `ledger`: close this grant unless it is used, or its upload has begun.
+
+    A begun one has its room; `end` is the grant's latest end.
+    """
+
+    grant_id: GrantId
+    uid: Uid
+    blob_id: BlobId
+    end: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class EvictBlob(Message):
+    """Feed, on links with `ledger`: remove all of the uid's references to the blob."""
+
+    uid: Uid
+    blob_id: BlobId
+
+
+@dataclass(frozen=True, slots=True)
+class BlobBlocked(Message):
+    """Feed, on links with `ledger`: this blob may (not) be read or taken. `version` orders them."""
+
+    blob_id: BlobId
+    blocked: bool
+    version: Amount
+
+
+OutboxEvent = Completed | GrantClosed | Released | Evicted | FloorRaised
+FeedEvent = (
+    UserChanged
+    | AccessorDeleted
+    | PrincipalBlocked
+    | GrantRevoked
+    | GrantRecalled
+    | EvictBlob
+    | BlobBlocked
+)

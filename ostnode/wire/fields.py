@@ -21,6 +21,7 @@ BATCH_ITEMS_MAX: Final = 500
 TOKEN_BYTES_MAX: Final = 1024
 READ_BYTES_MAX: Final = 1 << 20
 FILENAME_CHARS_MAX: Final = 255
+ZONE_CHARS_MAX: Final = 32
 
 Amount = Annotated[int, Bounds(0, SIZE_MAX)]
 Chunk = Annotated[int, Bounds(0, (1 << 32) - 1)]
@@ -28,6 +29,7 @@ RefId = Annotated[bytes, Bounds(0, REF_ID_BYTES_MAX)]
 Token = Annotated[bytes, Bounds(1, TOKEN_BYTES_MAX)]
 EventBytes = Annotated[bytes, Bounds(1, 2048)]
 Address = Annotated[str, Bounds(0, 255)]
+Zone = Annotated[str, Bounds(0, ZONE_CHARS_MAX)]
 ShortText = Annotated[str, Bounds(0, 64)]
 MessageText = Annotated[str, Bounds(0, 500)]
 ContentType = Annotated[str, Bounds(0, 255)]

@@ -29,6 +29,7 @@ from ostnode.wire.fields import (
     Request,
     ShortText,
     Token,
+    Zone,
 )
 
 
@@ -199,7 +200,8 @@ class Space(Message):
 class SyncBucket(Request):
     """A run of outbox events `first_seq …`, each one CBOR of `wire.events`; may be empty.
 
-    A batch whose answer was lost is sent again byte for byte.
+    A batch whose answer was lost is sent again byte for byte. `zone` and `weight` go with links
+    that agreed on `ledger`.
     """
 
     incarnation: Amount
@@ -207,6 +209,8 @@ class SyncBucket(Request):
     events: Annotated[tuple[EventBytes, ...], Bounds(0, BATCH_ITEMS_MAX)]
     space: Space
     http: Address
+    zone: Zone | None = None
+    weight: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from ostnode.wire.schema import decode_message, encode_message
 
 ROSTER_TYP: Final = "ost-roster"
 ROSTER_ADDRESS_BYTES_MAX: Final = 80
-"""256 buckets with such addresses and two keys each fit ROSTER_BYTES_MAX."""
+"""256 buckets with such addresses and two keys each fit ROSTER_BYTES_MAX. The index leaves out what
+is longer in UTF-8; the schema counts characters, as of every text."""
 KEYS_MAX: Final = 3
 """Of the index: the key in use, the one to come and the one before it."""
 

@@ -22,7 +22,9 @@ FEATURES_SINCE: Final = 2
 """The version from which on what both hellos name as features may be used."""
 ROSTER: Final = "roster"
 """The feature of roster events in the feed, and of the calls about membership."""
-FEATURES: Final = (ROSTER,)
+LEDGER: Final = "ledger"
+"""The feature of exact accounts: evictions, blocked blobs and what else keeps both sides equal."""
+FEATURES: Final = (ROSTER, LEDGER)
 NONCE_BYTES: Final = 32
 DEADLINE_MS_MAX: Final = 600_000
 """What a request without a deadline of its own gets: long polls take 60 s, uploads less."""

@@ -12,6 +12,8 @@ from ostnode.errors import (
     UnknownCallError,
 )
 from ostnode.ids import BlobId, GrantId, Uid
+from ostnode.wire import checking as ck
+from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
@@ -58,6 +60,15 @@ ALLOWED = {
     "roster": {"bucket", "candidate"},
     "change_bucket_key": EVERYBODY,
     "forget_findings": {"operator"},
+    "compare": {"bucket"},
+    "start_check": {"operator"},
+    "check_progress": {"operator"},
+    "list_findings": {"operator"},
+    "forget_bucket": {"operator"},
+    "list_rejected": {"operator"},
+    "dismiss_rejected": {"operator"},
+    "set_bucket_state": {"operator"},
+    "fleet_status": {"app", "operator"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be
 the caller's, or a token for it shown."""
@@ -101,6 +112,15 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "roster": mb.GetRoster(0, 0),
         "change_bucket_key": mb.ChangeBucketKey(b"no statement", b"neither"),
         "forget_findings": upkeep.ForgetFindings(),
+        "compare": ck.Compare(0, ck.Part.ASK, 1, 0, 0),
+        "start_check": ck.StartCheck(),
+        "check_progress": ck.GetCheck(0),
+        "list_findings": ck.ListFindings(),
+        "forget_bucket": ck.ForgetBucket(nowhere),
+        "list_rejected": ck.ListRejected(),
+        "dismiss_rejected": ck.DismissRejected(nowhere),
+        "set_bucket_state": fl.SetBucketState(nowhere, "standby"),
+        "fleet_status": fl.FleetStatus(),
     }
 
 

@@ -69,7 +69,9 @@ TAKES_NONE = {
     "release_grant", "can_forward", "sync_bucket", "feed", "cluster_status", "upload_status",
     "cancel_upload", "maintenance_status", "compact_bucket", "pause_maintenance", "start_scrub",
     "forget_findings", "invite_bucket", "list_members", "approve_bucket", "revoke_bucket",
-    "withdraw_invite",
+    "withdraw_invite", "compare", "start_check", "check_progress", "list_findings",
+    "forget_bucket", "list_rejected", "dismiss_rejected",
+    "set_bucket_state", "fleet_status",
     # Theirs are not of a chat: a join token's secret, and statements of keys.
     "join", "roster", "change_bucket_key",
 }  # fmt: skip

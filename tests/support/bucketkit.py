@@ -24,6 +24,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Reply, authorise, call_of
 from ostnode.wire.eventcodec import decode_event, encode_event
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.session import FEATURES
 from tests.support.index_cluster import SetClock
 from tests.support.simdisk import SimDisk
 from tests.support.storekit import SeededRng
@@ -91,6 +92,7 @@ class FakeIndex:
     """The latest ends as they were named, by the event that asked: a repeat gets the same."""
     batches: list[m.SyncBucket] = field(default_factory=list)
     lose_answers: int = 0
+    features: frozenset[str] = frozenset(FEATURES)
 
     def used(self, user: KeyPair | Uid) -> int:
         uid = user if isinstance(user, Uid) else uid_of(user)

@@ -228,7 +228,7 @@ MUTANTS = (
     Mutant("proofs played back", _side, "proved nothing"),
     Mutant("proofs of other channels", _channel, "proved nothing"),
     Mutant("ids repeated", _ids, "request ids must rise"),
-    Mutant("unbounded queue", _queue, "memory grows", (Layer.SESSION,)),
+    Mutant("unbounded queue", _queue, "memory grows"),
     Mutant("unhandled tag", _tag, "handler failed"),
     Mutant("unbounded depth", _recursion, "handler failed"),
     Mutant("quadratic parse", _quadratic, "works too long"),

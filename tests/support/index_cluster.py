@@ -21,6 +21,7 @@ from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind, authorise, call_of
 from ostnode.wire.eventcodec import decode_event, encode_event
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.session import FEATURES
 from ostnode.wire.status import ClusterInfo, ClusterStatus
 
 ROOMY = m.Space(total=1 << 40, free=1 << 40, stored=0)
@@ -62,7 +63,7 @@ class OutboxEnd:
     def __init__(self, cluster: IndexCluster, key: KeyPair) -> None:
         self._cluster = cluster
         self.key = key
-        self.caller = Caller(key.principal, frozenset({Kind.BUCKET}))
+        self.caller = Caller(key.principal, frozenset({Kind.BUCKET}), frozenset(FEATURES))
         self.incarnation = 1_600_000_000_000_000
         self.next_seq = 1
         self.cursor = (0, 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from ostnode.errors import OstError
+from ostnode.wire import events
 from ostnode.wire import incoming as i
 from ostnode.wire import messages as m
 from ostnode.wire.calls import CALLS, CallSpec, Reply
@@ -13,7 +15,7 @@ from ostnode.wire.connection import Connection
 from ostnode.wire.eventcodec import encode_event
 from ostnode.wire.fields import Message
 from tests.support.wire_peers import feed, wire
-from tests.support.wire_samples import EVENTS, full, least, told
+from tests.support.wire_samples import full, least, told
 
 BODY = bytes(range(256))
 
@@ -127,9 +129,8 @@ def _with_events(message: Message) -> Message:
 
 
 def full_batch(cls: type[m.SyncBucket | m.FeedBatch]) -> Message:
-    outbox = {"Completed", "GrantClosed", "Released", "FloorRaised"}
-    wanted = cls is m.SyncBucket
-    made = tuple(encode_event(full(e)) for e in EVENTS if (e.__name__ in outbox) is wanted)
+    union = events.OutboxEvent if cls is m.SyncBucket else events.FeedEvent
+    made = tuple(encode_event(full(event)) for event in get_args(union))
     message = full(cls)
     values = {name: getattr(message, name) for name in type(message).__dataclass_fields__}
     return cls(**{**values, "events": made})

@@ -88,7 +88,7 @@ def vector_hello(side: Side, **changes: Any) -> Hello:
         "nonce": NONCES[side],
         "window_requests": 2,
         "window_bytes": BODY_BYTES_MAX,
-        "features": ("roster",),
+        "features": ("roster", "ledger"),
     }
     return Hello(**{**values, **changes})
 

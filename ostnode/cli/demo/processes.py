@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -21,13 +19,11 @@ from ostnode.env import SystemRng
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, Principal
 from ostnode.node.layout import INDEX_NAME, Listeners, NewCluster, NewRole, key_at
+from ostnode.node.ports import free_addresses
 
-HOST: Final = "127.0.0.1"
 READY_DEADLINE_S: Final = 30
 STOP_DEADLINE_S: Final = 15
 _POLL_S: Final = 0.05
-_PORTS: Final = range(20_000, 32_000)
-"""Below the ephemeral range, whose ports the system may take between our look and the bind."""
 _LOG_LINES: Final = 15
 
 
@@ -177,26 +173,6 @@ async def stop_all(nodes: Sequence[NodeProcess]) -> None:
     async with trio.open_nursery() as nursery:
         for node in nodes:
             nursery.start_soon(node.stop)
-
-
-def free_addresses(count: int) -> list[str]:
-    """Loopback addresses that nobody listens on at this moment."""
-    sockets = []
-    try:
-        for port in random.sample(_PORTS, len(_PORTS)):
-            candidate = socket.socket()
-            sockets.append(candidate)
-            try:
-                candidate.bind((HOST, port))
-            except OSError:
-                candidate.close()
-                sockets.pop()
-            if len(sockets) == count:
-                return [f"{HOST}:{taken.getsockname()[1]}" for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
-    raise ProcessFailedError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
 async def _is_ready(client: httpx2.AsyncClient, admin: str) -> bool:

@@ -81,7 +81,7 @@ def _in_handshake(rng: Random, material: Material) -> Case:
         "nonce": NONCE,
         "window_requests": 32,
         "window_bytes": 1 << 23,
-        "features": ["roster"],
+        "features": list(s.FEATURES),
     }
     if rng.random() < 0.5:  # noqa: PLR2004
         quirk, header = with_quirk(rng, hello)

@@ -147,7 +147,6 @@ def _storm(rng: Random, _material: Material) -> list[Step]:
     """Very many small frames, often while nobody reads the answers."""
     storms = (
         ping(7),
-        ping(7),
         _cancel(rng.choice((0, 1, 1 << 40))),
         frame(encode({"t": PONG, "token": 1})),
         ping(7) + _cancel(1),
@@ -157,6 +156,12 @@ def _storm(rng: Random, _material: Material) -> list[Step]:
         steps.append(Deaf(0))
     steps.append(Send(0, rng.choice(storms), times=rng.choice((100, 4_000, 7_000))))
     return [*steps, Pause(rng.choice((0.0, 1.0, 45.0)))]
+
+
+def _unread(rng: Random, _material: Material) -> list[Step]:
+    """More PINGs than a node may keep PONGs for, and nobody reads."""
+    steps: list[Step] = [*opened(0, anybody(rng), somewhere(rng)), Deaf(0)]
+    return [*steps, Send(0, ping(7), times=rng.randint(3_000, 3_500)), Pause(1.0)]
 
 
 def _deaf(rng: Random, material: Material) -> list[Step]:
@@ -224,6 +229,7 @@ _MAKERS: Final = (
     ("request ids", _ids),
     ("window overrun", _overrun),
     ("a storm", _storm),
+    ("unread pongs", _unread),
     ("a deaf peer", _deaf),
     ("deadlines", _deadlines),
     ("goodbyes", _goodbye),

@@ -258,10 +258,14 @@ class OutboxAcked(Message):
 
 @dataclass(frozen=True, slots=True)
 class FeedCursor(Message):
-    """Everything of the index's feed up to here has been applied."""
+    """Everything of the index's feed up to here has been applied.
+
+    `level` says as what it was read (`core.sync.feed_level`); a version before 1 wrote none.
+    """
 
     incarnation: Amount
     seq: Amount
+    level: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)

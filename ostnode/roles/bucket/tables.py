@@ -85,6 +85,7 @@ OUTBOX_NEXT: Final = META + b"outbox_next"
 OUTBOX_ACKED: Final = META + b"outbox_acked"
 FEED_INCARNATION: Final = META + b"feed_incarnation"
 FEED_SEQ: Final = META + b"feed_seq"
+FEED_LEVEL: Final = META + b"feed_level"
 SCRUB: Final = META + b"scrub"
 """Not a number: the ScrubPosition."""
 

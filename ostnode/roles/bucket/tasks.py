@@ -14,7 +14,7 @@ from ostnode.errors import BusyError, InternalError, InvalidArgumentError, Shutt
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.core.sweeps import expire_upload, sweep_slice
-from ostnode.roles.bucket.core.sync import acknowledge, apply_feed, raise_floor
+from ostnode.roles.bucket.core.sync import acknowledge, apply_feed, feed_level, raise_floor
 from ostnode.roles.bucket.desk import Desk
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.records import FeedCursor
@@ -36,6 +36,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 class IndexPort(Protocol):
     """A link to the index, or the index itself."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both ends understand beyond the version."""
+        ...
 
     async def call(self, request: Request) -> Reply:
         """Make one call; raises the OstError it was refused with, or that the link is over."""
@@ -159,12 +164,15 @@ class IndexSync:
 
     async def poll_feed(self, port: IndexPort, wait_ms: int) -> None:
         """Ask for what is behind the cursor and apply it."""
-        incarnation, seq = self._desk.durable.feed_cursor()
+        view, level = self._desk.durable, feed_level(port.features)
+        incarnation, seq = view.feed_cursor()
+        if level > view.feed_level():
+            seq = 0
         batch = await _ask(port, m.Feed(incarnation, seq, wait_ms), m.FeedBatch)
         if incarnation not in {0, batch.incarnation}:
             raise InvalidArgumentError("the index is of another incarnation than its feed was")
         events = [event for data in batch.events if (event := _feed_event(data)) is not None]
-        cursor = FeedCursor(batch.incarnation, max(seq, batch.next_seq))
+        cursor = FeedCursor(batch.incarnation, max(seq, batch.next_seq), level or None)
         await self._desk.decide(lambda draft: apply_feed(draft, events, cursor))
         if trio.current_time() >= self._floor_due:
             await self._desk.decide(lambda draft: raise_floor(draft, batch.index_time))
@@ -186,7 +194,5 @@ def _feed_event(data: bytes) -> e.FeedEvent | None:
     except InvalidArgumentError as error:
         log.warning("malformed feed event", reason=error.message, data=data.hex())
         return None
-    assert isinstance(
-        event, e.UserChanged | e.AccessorDeleted | e.PrincipalBlocked | e.GrantRevoked
-    )
+    assert isinstance(event, e.FeedEvent)
     return event

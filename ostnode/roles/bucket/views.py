@@ -234,6 +234,10 @@ class View:
         """The index incarnation and sequence number up to which the feed is applied."""
         return self.number(t.FEED_INCARNATION), self.number(t.FEED_SEQ)
 
+    def feed_level(self) -> int:
+        """As what the feed was read so far; see `core.sync.feed_level`."""
+        return self.number(t.FEED_LEVEL)
+
     def _any(self, prefix: bytes) -> bool:
         return next(iter(self._rows.scan(prefix)), None) is not None
 

@@ -9,7 +9,8 @@ import trio
 
 from ostnode.errors import BusyError
 from ostnode.roles.index.core.feed import STAMPS_MAX, stamp
-from ostnode.roles.index.database.repository import Repository
+from ostnode.roles.index.core.lease import LostLeaseError
+from ostnode.roles.index.leading import Leader
 
 _LOG = structlog.get_logger(__name__)
 
@@ -38,11 +39,11 @@ class Heartbeat:
 
     async def run(
         self,
-        repository: Repository,
+        leader: Leader,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Beat until cancelled."""
+        """Beat until cancelled, whenever this node leads."""
         task_status.started()
         next_push = trio.current_time()
         while True:
@@ -51,15 +52,17 @@ class Heartbeat:
                 next_push = trio.current_time() + self._push_interval_s
             self._urgent = trio.Event()
             try:
-                await self._stamp(repository, urgent_only=not push)
+                await self._stamp(leader, urgent_only=not push)
+            except LostLeaseError:
+                next_push = trio.current_time()  # leading again, look at everything
             except BusyError as error:
                 _LOG.warning("feed not stamped", reason=error.message)
                 await trio.sleep_until(next_push)
             with trio.move_on_at(next_push):
                 await self._urgent.wait()
 
-    async def _stamp(self, repository: Repository, *, urgent_only: bool) -> None:
-        while count := await repository.transact(partial(stamp, urgent_only=urgent_only)):
+    async def _stamp(self, leader: Leader, *, urgent_only: bool) -> None:
+        while count := await leader.transact(partial(stamp, urgent_only=urgent_only)):
             self.wake()
             if count < STAMPS_MAX:
                 break

@@ -187,11 +187,19 @@ class Membership:
             news = self._news
             late = trio.current_time() >= deadline
             # Each time: while it waits the caller's key may come to its end.
-            epoch, signed = await self._signed_for(self.bucket_of(caller))
+            bucket = self.bucket_of(caller)
+            epoch, signed = await self._signed_for(bucket)
+            if caller.roster_epoch > epoch and Kind.BUCKET in caller.kinds:
+                await self._hear(bucket, caller.roster_epoch)
             if epoch != request.epoch or late:
                 return mb.SignedRoster(signed)
             with trio.move_on_at(deadline):
                 await news.wait()
+
+    async def _hear(self, bucket: Principal, epoch: int) -> None:
+        now = self._now()
+        if await self._transact(partial(core.note_heard, epoch=epoch, now=now)):
+            _log.warning("newer_roster_seen", bucket=bucket.hex(), epoch=epoch, own=self.epoch)
 
     async def _signed_for(self, bucket: Principal) -> tuple[int, bytes]:
         """The roster and its number; made once for all who are approved."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ from ostnode.env import Clock, Rng, Worker
 from ostnode.errors import BusyError, InvalidArgumentError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
+from ostnode.roles.index.comparing import Comparing
 from ostnode.roles.index.core.indexkeys import take_up_keys
 from ostnode.roles.index.core.membership import take_up
 from ostnode.roles.index.core.roster import last_epoch
@@ -22,14 +22,20 @@ from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.core.users import blocked_principals
 from ostnode.roles.index.database.engine import Database, DatabaseUnusableError
 from ostnode.roles.index.database.repository import Repository, run_alone
-from ostnode.roles.index.database.schema import SCHEMA_VERSION, SCHEMA_VERSION_MIN
+from ostnode.roles.index.database.schema import SCHEMA_VERSION
 from ostnode.roles.index.database.sqlite import SqliteDatabase
+from ostnode.roles.index.figures import Figures
+from ostnode.roles.index.fleet import Fleet, LostMarking, TopUp
 from ostnode.roles.index.heartbeat import Heartbeat
+from ostnode.roles.index.insight import Insight
+from ostnode.roles.index.leading import Leader
 from ostnode.roles.index.membership import Membership
 from ostnode.roles.index.options import IndexOptions
 from ostnode.roles.index.service import IndexService
+from ostnode.roles.index.upkeep import Upkeep
 
 CLOSE_DEADLINE_S: Final = 5
+HOLDER_BYTES: Final = 8
 
 
 @asynccontextmanager
@@ -66,15 +72,23 @@ async def open_index(
             buckets = await repository.transact(lambda tables: tables.buckets.where())
             membership.addresses = {each.principal: each.http for each in buckets}
             membership.keys = await repository.transact(lambda tables: tables.index_keys.where())
-            await nursery.start(heartbeat.run, repository)
+            # The engine locks its file: no other node has this database.
+            leader = Leader(repository.transact, rng.token(HOLDER_BYTES), alone=True)
+            await nursery.start(leader.run)
+            await nursery.start(heartbeat.run, leader)
+            insight = _insight(options, leader, repository, clock=clock, rng=rng)
+            nursery.start_soon(insight.upkeep.run, leader)
+            comparing = Comparing(repository, incarnation=meta.incarnation, clock=clock)
+            nursery.start_soon(comparing.run)
             yield IndexService(
                 options,
                 key,
-                meta,
                 blocked,
                 repository,
                 heartbeat,
                 membership,
+                comparing,
+                insight,
                 clock=clock,
                 rng=rng,
             )
@@ -82,6 +96,26 @@ async def open_index(
     finally:
         with trio.move_on_after(CLOSE_DEADLINE_S, shield=True):
             await worker.run(database.close)
+
+
+def _insight(
+    options: IndexOptions, leader: Leader, repository: Repository, *, clock: Clock, rng: Rng
+) -> Insight:
+    """The buckets as a whole, and the jobs that are the leader's."""
+    fleet = Fleet(options.rules, repository.transact)
+    figures = Figures(repository.transact)
+    top_up = TopUp(
+        fleet,
+        options.rules,
+        options.provider,
+        lambda: figures.totals.bytes_reserved,
+        retry_s=options.provision_retry_s,
+        clock=clock,
+        rng=rng,
+    )
+    return Insight(
+        figures, fleet, leader, Upkeep([figures, LostMarking(options.lost_after_s), top_up])
+    )
 
 
 def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: int) -> Meta:
@@ -93,10 +127,6 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
     if meta is None:
         meta = Meta(THE_INDEX, SCHEMA_VERSION, options.cluster_id, principal, now_us, 0)
         tables.meta.put(meta)
-    if not SCHEMA_VERSION_MIN <= meta.schema_version <= SCHEMA_VERSION:
-        raise DatabaseUnusableError(
-            f"the database has schema {meta.schema_version}, this program knows {SCHEMA_VERSION}"
-        )
     now = now_us // 1_000_000
     switched = take_up_keys(
         tables, meta, principal, options.successor, overlap_s=options.key_overlap_s, now=now
@@ -106,9 +136,6 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
             "the database belongs to another cluster or index key: check data_dir and key_file"
         )
     meta = switched
-    if meta.schema_version != SCHEMA_VERSION:
-        meta = replace(meta, schema_version=SCHEMA_VERSION)
-        tables.meta.put(meta)
     try:
         take_up(tables, options.buckets, now)
     except BusyError as error:

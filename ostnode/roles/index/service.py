@@ -20,22 +20,27 @@ from ostnode.errors import (
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Grant, mint_grant, open_access
 from ostnode.ids import NULL_ACCESSOR, GrantId, Principal, Uid
+from ostnode.roles.index.comparing import ANSWERED, Comparing
 from ostnode.roles.index.core import accessors, allocation, users
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.feed import read_feed
 from ostnode.roles.index.core.membership import require_approved
 from ostnode.roles.index.core.outbox import sync_bucket
-from ostnode.roles.index.core.rows import Blocked, Meta
+from ostnode.roles.index.core.resync import IndexBehindError, check_cursor
+from ostnode.roles.index.core.rows import Blocked
 from ostnode.roles.index.core.status import cluster_info
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.heartbeat import Heartbeat
+from ostnode.roles.index.insight import Insight
 from ostnode.roles.index.membership import Membership
 from ostnode.roles.index.options import IndexOptions
+from ostnode.wire import fleet as f
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Caller, Kind, Reply, Service
 from ostnode.wire.fields import Message, Request
+from ostnode.wire.session import LEDGER
 from ostnode.wire.status import ClusterStatus
 
 _RANDOM_BYTES: Final = 8
@@ -49,11 +54,12 @@ class IndexService(Service):
         self,
         options: IndexOptions,
         key: KeyPair,
-        meta: Meta,
         blocked: set[Principal],
         repository: Repository,
         heartbeat: Heartbeat,
         membership: Membership,
+        comparing: Comparing,
+        insight: Insight,
         *,
         clock: Clock,
         rng: Rng,
@@ -61,15 +67,15 @@ class IndexService(Service):
         self._options = options
         self._rules = options.rules
         self._key = key
-        self._incarnation = meta.incarnation
         self._transact = repository.transact
         self._heartbeat = heartbeat
         self.membership = membership
+        self._comparing = comparing
+        self.insight = insight
         self._clock = clock
         self._rng = rng
         self._blocked = blocked
         self._chooser = Chooser()
-        self._feed_acked: dict[Principal, int] = {}
 
     def is_blocked(self, principal: Principal) -> bool:
         """Whether the principal may get no session; asked for every request, so from memory."""
@@ -140,8 +146,14 @@ class IndexService(Service):
                 self.membership.check_blockable(caller, request)
                 await self._block(request)
             case ClusterStatus():
-                acked = dict(self._feed_acked)
+                acked = dict(self.insight.fleet.feed_acked)
                 return await self._transact(partial(cluster_info, feed_acked=acked))
+            case f.SetBucketState() | f.FleetStatus():
+                return await self.insight.fleet.answer(request)
+            case _ if isinstance(request, ANSWERED):
+                return await self._comparing.answer(
+                    partial(self.membership.bucket_of, caller), request
+                )
             case _:
                 return await self.membership.answer(caller, request)
         return m.Ok()
@@ -159,7 +171,9 @@ class IndexService(Service):
         return await self._transact(partial(users.user_info, principal=principal))
 
     async def _allocate(self, caller: Principal, request: m.Allocate) -> m.Allocation:
-        new_id = self._incarnation.to_bytes(8, "big") + self._rng.token(_RANDOM_BYTES)
+        await self._comparing.require_whole()
+        life = self._comparing.incarnation.to_bytes(8, "big")
+        new_id = life + self._rng.token(_RANDOM_BYTES)
         ask = allocation.Ask(caller, request.blob_id, request.size, GrantId(new_id), self._now())
         granted = await self._transact(
             lambda tables: allocation.allocate(tables, self._chooser, self._rules, ask)
@@ -251,16 +265,28 @@ class IndexService(Service):
             bucket = self.membership.bucket_of(caller)
             news = self._heartbeat.news
             late = trio.current_time() >= deadline
-            batch = await self._transact(partial(self._read_feed, bucket=bucket, request=request))
-            self._feed_acked[bucket] = request.seq
+            try:
+                batch = await self._transact(
+                    partial(
+                        self._read_feed, bucket=bucket, request=request, features=caller.features
+                    )
+                )
+            except IndexBehindError as error:
+                await self._comparing.begin_anew(error.above)
+                continue
+            self.insight.fleet.feed_acked[bucket] = request.seq
             if batch.events or late:
                 return batch
             with trio.move_on_at(deadline):
                 await news.wait()
 
-    def _read_feed(self, tables: Tables, bucket: Principal, request: m.Feed) -> m.FeedBatch:
+    def _read_feed(
+        self, tables: Tables, bucket: Principal, request: m.Feed, features: frozenset[str]
+    ) -> m.FeedBatch:
         require_approved(tables, bucket)
-        return read_feed(tables, bucket, request, self._now())
+        if LEDGER in features:
+            check_cursor(tables, bucket, request)
+        return read_feed(tables, bucket, request, self._now(), features)
 
     def _now(self) -> int:
         return int(self._clock.now())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ostnode.ids import NULL_ACCESSOR
 from ostnode.roles.bucket import tables as t
@@ -21,6 +21,15 @@ from ostnode.roles.bucket.records import (
 )
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
+from ostnode.wire.session import LEDGER
+
+
+def feed_level(features: Collection[str]) -> int:
+    """What a link with these features brings in the feed: 1 with `ledger`, 0 before it.
+
+    A feed says what is, so one that was read at a lower level is read again from the start.
+    """
+    return 1 if LEDGER in features else 0
 
 
 def apply_feed(draft: Draft, events: Sequence[e.FeedEvent], cursor: FeedCursor) -> None:
@@ -31,7 +40,8 @@ def apply_feed(draft: Draft, events: Sequence[e.FeedEvent], cursor: FeedCursor) 
     """
     for event in events:
         _apply(draft, event)
-    if draft.feed_cursor() != (cursor.incarnation, cursor.seq):
+    known = (*draft.feed_cursor(), draft.feed_level())
+    if known != (cursor.incarnation, cursor.seq, cursor.level or 0):
         draft.add(cursor)
 
 

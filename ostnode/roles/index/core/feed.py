@@ -7,6 +7,7 @@ nothing reads everything, and a burst of changes to one entity is one event.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
@@ -18,11 +19,15 @@ from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.eventcodec import encode_event, fitting
 from ostnode.wire.fields import BATCH_ITEMS_MAX
+from ostnode.wire.session import LEDGER
 
 STAMPS_MAX: Final = 500
 """Entities stamped in one transaction: a few milliseconds, so that others get their turn."""
 
 _USER, _ACCESSOR, _BLOCKED, _GRANT = b"u", b"a", b"b", b"g"
+_EVICTION, _BLOCKED_BLOB = b"e", b"x"
+_SINCE_LEDGER: Final = frozenset({_EVICTION, _BLOCKED_BLOB})
+"""What a link without the feature `ledger` does not bring."""
 
 
 def announce_user(tables: Tables, uid: Uid, *, urgent: bool) -> None:
@@ -77,8 +82,10 @@ def stamp(tables: Tables, *, urgent_only: bool) -> int:
     return len(marks)
 
 
-def read_feed(tables: Tables, bucket: Principal, request: m.Feed, now: int) -> m.FeedBatch:
-    """The events behind a bucket's cursor.
+def read_feed(
+    tables: Tables, bucket: Principal, request: m.Feed, now: int, features: Collection[str]
+) -> m.FeedBatch:
+    """The events behind a bucket's cursor, as far as a link with these features brings them.
 
     Raises InvalidArgumentError with detail `resync` for a cursor of another index incarnation,
     or ahead of everything ever stamped: that bucket has heard things this index never said.
@@ -89,11 +96,22 @@ def read_feed(tables: Tables, bucket: Principal, request: m.Feed, now: int) -> m
         raise InvalidArgumentError("the feed cursor is of another index incarnation", resync=True)
     if request.seq > meta.feed_seq:
         raise InvalidArgumentError("the feed cursor is ahead of the feed", resync=True)
-    rows = tables.feed_after(request.seq, bucket, BATCH_ITEMS_MAX)
+    level = 1 if LEDGER in features else 0
+    _note_level(tables, bucket, level)
+    found = tables.feed_after(request.seq, bucket, BATCH_ITEMS_MAX)
+    rows = found if level else [row for row in found if row.entity[:1] not in _SINCE_LEDGER]
     events = fitting(row.event for row in rows)
-    cut = len(events) < len(rows) or len(rows) == BATCH_ITEMS_MAX
-    next_seq = rows[len(events) - 1].seq if cut else meta.feed_seq
+    if len(events) < len(rows):
+        next_seq = rows[len(events) - 1].seq
+    else:
+        next_seq = found[-1].seq if len(found) == BATCH_ITEMS_MAX else meta.feed_seq
     return m.FeedBatch(meta.incarnation, next_seq, now, events)
+
+
+def _note_level(tables: Tables, bucket: Principal, level: int) -> None:
+    row = tables.buckets.get(bucket)
+    if row is not None and row.feed_level != level:
+        tables.buckets.put(replace(row, feed_level=level))
 
 
 def index_meta(tables: Tables) -> Meta:

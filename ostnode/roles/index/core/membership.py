@@ -20,9 +20,10 @@ from ostnode.errors import (
     OstError,
     TokenInvalidError,
 )
-from ostnode.ids import Principal, PrincipalKind
+from ostnode.ids import SIZE_MAX, Principal, PrincipalKind
 from ostnode.roles.index.core.buckets import enlist, shut_out
 from ostnode.roles.index.core.rows import (
+    HEARD,
     THE_INDEX,
     Invite,
     Member,
@@ -38,6 +39,7 @@ FAILURES_MAX: Final = 5
 """Wrong secrets after which a join token is dead; honest bearers copy it whole."""
 ROWS_MAX: Final = 4096
 """Members, revoked ones included, whose rows are kept for ever."""
+EPOCH_HEARD_MAX: Final = SIZE_MAX // 2
 _HASH_CONTEXT: Final = "ostnode join secret 1"
 
 
@@ -191,13 +193,25 @@ def signs_for(member: Member, key: Principal, now: float) -> bool:
 def raise_epoch(tables: Tables, now: int) -> int:
     """Number the roster anew.
 
-    Epochs follow the clock where that is ahead: an index restored from a backup overtakes with
-    its next change whatever it said before.
+    Epochs follow the clock where that is ahead, and what buckets have seen: an index restored from
+    a backup overtakes with its next change whatever it said before, also by a clock gone wrong.
     """
-    last = tables.roster.get(THE_INDEX)
-    epoch = max(now, last.epoch + 1 if last else 0)
+    seen = [row.epoch + 1 for name in (THE_INDEX, HEARD) if (row := tables.roster.get(name))]
+    epoch = max(now, *seen, 0)
     tables.roster.put(RosterEpoch(THE_INDEX, epoch, now))
     return epoch
+
+
+def note_heard(tables: Tables, epoch: int, now: int) -> bool:
+    """Keep in mind a number that an approved bucket has seen; whether it is news.
+
+    Not beyond EPOCH_HEARD_MAX: buckets cannot use the numbers up.
+    """
+    known = [row.epoch for name in (THE_INDEX, HEARD) if (row := tables.roster.get(name))]
+    if epoch > EPOCH_HEARD_MAX or epoch <= max(known, default=0):
+        return False
+    tables.roster.put(RosterEpoch(HEARD, epoch, now))
+    return True
 
 
 def _refused(tables: Tables, found: Invite | None) -> OstError:

@@ -13,10 +13,10 @@ from typing import Final
 
 from blake3 import blake3
 
-from ostnode.errors import InvalidArgumentError, NotAuthorizedError, OstError
+from ostnode.errors import InvalidArgumentError, OstError
 from ostnode.ids import BlobId, GrantId, Principal
-from ostnode.roles.index.core import ledger
-from ostnode.roles.index.core.buckets import state_with
+from ostnode.roles.index.core import ledger, resync
+from ostnode.roles.index.core.buckets import reported
 from ostnode.roles.index.core.membership import raise_epoch, require_approved
 from ostnode.roles.index.core.rows import Bucket, Charge, OutboxAnswer, Rejected
 from ostnode.roles.index.core.rules import Rules
@@ -36,8 +36,8 @@ def sync_bucket(
 ) -> m.SyncResult:
     """Apply what is new in the batch and answer for all of it.
 
-    Raises InvalidArgumentError for a gap, and with detail `resync` for a bucket of another
-    incarnation, or one that sends something else under numbers it has used.
+    Raises InvalidArgumentError with detail `resync` for a gap, a bucket of another incarnation, or
+    one that sends something else under numbers it has used: see `core.resync`.
     """
     bucket = _admitted(tables, principal, request)
     last = request.first_seq + len(request.events) - 1
@@ -49,15 +49,10 @@ def sync_bucket(
         if seq > bucket.acked_seq:
             floor = _take(tables, replace(bucket, floor=floor), seq, data, now)
     bucket = replace(
-        bucket,
-        state=state_with(bucket.state, request.space, rules),
+        reported(bucket, rules, request.space, now),
         acked_seq=max(bucket.acked_seq, last),
         floor=floor,
         http=request.http,
-        total=request.space.total,
-        free=request.space.free,
-        stored=request.space.stored,
-        last_seen=now,
     )
     if before != bucket.http:
         raise_epoch(tables, now)
@@ -68,19 +63,7 @@ def sync_bucket(
 def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket) -> Bucket:
     # Here as well as at the link: it may have been revoked while this waited for its turn.
     require_approved(tables, principal)
-    bucket = tables.buckets.get(principal)
-    if bucket is None:
-        raise NotAuthorizedError("the index does not know this bucket")
-    if bucket.incarnation == 0 and request.incarnation:
-        bucket = replace(bucket, incarnation=request.incarnation)
-    if bucket.incarnation != request.incarnation or not request.incarnation:
-        raise InvalidArgumentError("the bucket is of another incarnation", resync=True)
-    if not 0 < request.first_seq <= bucket.acked_seq + 1:
-        raise InvalidArgumentError(
-            f"the next outbox event is {bucket.acked_seq + 1}, not {request.first_seq}",
-            acked_seq=bucket.acked_seq,
-        )
-    return bucket
+    return resync.admit(tables, resync.require_bucket(tables, principal), request)
 
 
 def _check_repeated(tables: Tables, bucket: Bucket, request: m.SyncBucket, known: int) -> None:
@@ -89,7 +72,8 @@ def _check_repeated(tables: Tables, bucket: Bucket, request: m.SyncBucket, known
     last = request.first_seq + len(repeated) - 1
     answers = tables.answers_between(bucket.principal, request.first_seq, last)
     if [answer.digest for answer in answers] != [_digest(data) for data in repeated]:
-        raise InvalidArgumentError("these numbers were used for other events", resync=True)
+        reason = "these numbers were used for other events"
+        raise resync.resync_error(tables, bucket, reason, behind=True)
 
 
 def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> int:
@@ -105,9 +89,29 @@ def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> in
     except OstError as error:
         reason = error.message[:_REASON_CHARS_MAX]
         tables.rejected.put(Rejected(bucket.principal, seq, reason, data, now))
+        closed = _given_up(tables, bucket, data)
     grant_id, end = (closed.grant_id, closed.end) if closed else (b"", 0)
     tables.answers.put(OutboxAnswer(bucket.principal, seq, _digest(data), grant_id, end))
     return floor
+
+
+def _given_up(tables: Tables, bucket: Bucket, data: bytes) -> m.ClosedEnd | None:
+    """The end of a grant whose closing was set aside, so that the bucket need not keep it for ever.
+
+    If it is the bucket's it is never renewed: its reservation is free once that end has passed.
+    """
+    try:
+        event = decode_event(data, e.OutboxEvent)
+    except OstError:
+        return None
+    if not isinstance(event, e.Completed | e.GrantClosed):
+        return None
+    grant = tables.grants.get(event.grant_id)
+    if grant is None:
+        return m.ClosedEnd(event.grant_id, bucket.floor)
+    if grant.bucket == bucket.principal:
+        ledger.revoke_grant(tables, grant)
+    return m.ClosedEnd(event.grant_id, grant.latest_end)
 
 
 def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> m.ClosedEnd | None:

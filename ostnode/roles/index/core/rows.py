@@ -13,6 +13,7 @@ from typing import Final
 from ostnode.ids import BlobId, ClusterId, GrantId, Principal, Uid
 
 THE_INDEX: Final = "index"
+HEARD: Final = "heard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,17 @@ class OpenGrant:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """The uid holds a reference to the blob in this bucket and pays `size` bytes for it."""
+    """The uid holds a reference to the blob in this bucket and pays `size` bytes for it.
+
+    An `evicting` one counts nothing in the account any more; it ends when the bucket says so.
+    """
 
     uid: Uid
     blob_id: BlobId
     bucket: Principal
     size: int
     charged_at: int
+    evicting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +98,32 @@ class Placement:
 
 
 class BucketState(StrEnum):
-    """PENDING: not approved, or never heard of. FULL takes no new blobs. REVOKED is shut out."""
+    """What a bucket takes part in. Only an ACTIVE one gets new blobs; all keep what they have.
+
+    PENDING: not approved, or never heard of. STANDBY waits to be needed. FULL has no room, or an
+    operator said so. RETIRED gets nothing new any more; DRAINING is the way there, and no bucket
+    takes it yet. LOST has not been heard of for too long. REVOKED is shut out.
+    """
 
     PENDING = "pending"
+    STANDBY = "standby"
     ACTIVE = "active"
     FULL = "full"
+    DRAINING = "draining"
+    RETIRED = "retired"
+    LOST = "lost"
     REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket as it last reported. `acked_seq` counts in `incarnation`; `floor` as it sent it."""
+    """A bucket as it last reported. `acked_seq` counts in `incarnation`; `floor` as it sent it.
+
+    `intent` is what was decided for it, by operators, by the top-up, or when it reported first: the
+    state that it has while it reports and has room. `weight` is its share of new blobs, 0 for the
+    size of its disk; `zone` is what it fails together with.
+    `feed_level` says what it reads in the feed: 1 and above, what the feature `ledger` brings.
+    """
 
     principal: Principal
     state: BucketState = BucketState.PENDING
@@ -115,6 +135,10 @@ class Bucket:
     free: int = 0
     stored: int = 0
     last_seen: int = 0
+    feed_level: int = 0
+    intent: BucketState = BucketState.PENDING
+    zone: str = ""
+    weight: int = 0
 
 
 class MemberState(StrEnum):
@@ -181,11 +205,38 @@ class IndexKey:
 
 @dataclass(frozen=True, slots=True)
 class RosterEpoch:
-    """The roster's number: one row, named THE_INDEX."""
+    """The roster's number: a row named THE_INDEX, and a row named HEARD of a higher one heard of."""
 
     name: str
     epoch: int
     changed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Which index node leads: one row, named THE_INDEX.
+
+    `token` grows with every taking, `beats` with every renewal since.
+    """
+
+    name: str
+    holder: bytes
+    token: int
+    beats: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """A bucket that somebody was asked to make, the last time at `asked_at`, for this join token.
+
+    At most one has not `arrived`: it has not reported yet.
+    """
+
+    number: int
+    invite_id: bytes
+    attempts: int
+    asked_at: int
+    arrived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +271,23 @@ class Blocked:
     principal: Principal
     blocked: bool
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedBlob:
+    """Whether a blob is blocked; the row stays when it no longer is, for the version."""
+
+    blob_id: BlobId
+    blocked: bool
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work that a decision has left to be done in slices: see `core.chores`."""
+
+    kind: str
+    target: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +330,57 @@ class Unstamped:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a bucket and this index are one: the index incarnation that it has acknowledged.
+
+    `begun` is the one that it has begun a resync for. A `forgotten` bucket is lost for ever; it is
+    `freed` when nothing is charged or reserved for it any more.
+    """
+
+    bucket: Principal
+    incarnation: int
+    begun: int = 0
+    forgotten: bool = False
+    freed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """That the index took an incarnation anew: one row, named THE_INDEX, none before the first."""
+
+    name: str
+    incarnation: int
+    restored_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a comparison has found, in its latest `run`; see `core.checking` for the kinds.
+
+    `bucket` is empty for the index's own rows. `expected` and `found` are bytes or counts.
+    """
+
+    bucket: bytes
+    kind: str
+    key: bytes
+    run: int
+    expected: int
+    found: int
+    found_at: int
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The sums over a uid's charges and grants, as its row should say."""
+
+    used: int
+    reserved: int
+    blobs: int
+    grants: int
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over live registrations, and what was set aside."""
 
@@ -271,3 +390,14 @@ class Totals:
     bytes_used: int
     bytes_reserved: int
     rejected_events: int
+
+    def plus(self, other: Totals) -> Totals:
+        """The sums of both."""
+        return Totals(
+            self.users + other.users,
+            self.charges + other.charges,
+            self.open_grants + other.open_grants,
+            self.bytes_used + other.bytes_used,
+            self.bytes_reserved + other.bytes_reserved,
+            self.rejected_events + other.rejected_events,
+        )

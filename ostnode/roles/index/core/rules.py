@@ -14,6 +14,8 @@ class Rules:
     """Limits per cluster, user and bucket; shares are of a bucket's disk, 0 … 1.
 
     A bucket is full from `bucket_full_at` on and takes new blobs again at `bucket_back_at`.
+    `target_active` buckets are kept active, with `headroom_bytes` free among them; 0 is no target,
+    and then every bucket that reports is activated.
     """
 
     chunk_bytes: int = 1 << 20
@@ -24,3 +26,5 @@ class Rules:
     accessor_deletions_per_day: int = 1000
     bucket_full_at: float = 0.95
     bucket_back_at: float = 0.90
+    target_active: int = 0
+    headroom_bytes: int = 0

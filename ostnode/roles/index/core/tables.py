@@ -13,21 +13,29 @@ from typing import Protocol, TypeVar
 
 from ostnode.ids import Principal
 from ostnode.roles.index.core.rows import (
+    Account,
+    Agreement,
     Blocked,
+    BlockedBlob,
     Bucket,
     Burned,
     Charge,
+    Chore,
     DeletionCount,
     FeedRow,
+    Finding,
     IndexKey,
     Invite,
+    Lease,
     Member,
     Meta,
     OpenGrant,
     OutboxAnswer,
     PastKey,
     Placement,
+    Provision,
     Rejected,
+    Restoration,
     RosterEpoch,
     Totals,
     Unstamped,
@@ -72,13 +80,20 @@ class Tables(Protocol):
     invites: Rows[Invite]
     roster: Rows[RosterEpoch]
     index_keys: Rows[IndexKey]
+    leases: Rows[Lease]
+    provisions: Rows[Provision]
     answers: Rows[OutboxAnswer]
     rejected: Rows[Rejected]
     blocked: Rows[Blocked]
+    blocked_blobs: Rows[BlockedBlob]
     burned: Rows[Burned]
+    chores: Rows[Chore]
     deletions: Rows[DeletionCount]
     feed: Rows[FeedRow]
     unstamped: Rows[Unstamped]
+    agreements: Rows[Agreement]
+    restorations: Rows[Restoration]
+    findings: Rows[Finding]
 
     def alone(self) -> AbstractContextManager[None]:
         """A block whose writes are taken back when it raises, without ending the transaction."""
@@ -126,6 +141,63 @@ class Tables(Protocol):
 
     def drop_invites_until(self, now: int) -> None:
         """Forget the join tokens whose time is over."""
+        ...
+
+    def users_after(self, uid: bytes, limit: int) -> Sequence[User]:
+        """Registrations by uid, from the one that comes next."""
+        ...
+
+    def grants_after(self, grant_id: bytes, limit: int) -> Sequence[OpenGrant]:
+        """Open grants by id, from the one that comes next."""
+        ...
+
+    def placements_after(self, blob_id: bytes, limit: int) -> Sequence[Placement]:
+        """Placements by blob, from the one that comes next."""
+        ...
+
+    def charges_between(self, after: bytes, through: bytes, limit: int) -> Sequence[Charge]:
+        """Charges by uid and blob, together the places named; empty: from start, to end."""
+        ...
+
+    def grants_at(
+        self, bucket: Principal, latest_end: int, grant_id: bytes, limit: int
+    ) -> Sequence[OpenGrant]:
+        """A bucket's open grants by latest end and id, from the one that comes next."""
+        ...
+
+    def account_of(self, uid: bytes) -> Account:
+        """The sums over the uid's charges and grants; those being evicted do not count."""
+        ...
+
+    def placed(self, blob_id: bytes) -> tuple[int, int]:
+        """How many grants and charges there are for a blob."""
+        ...
+
+    def findings_after(
+        self, place: tuple[bytes, str, bytes], limit: int
+    ) -> Sequence[Finding]:
+        """Findings by bucket, kind and key, from the one that comes next."""
+        ...
+
+    def findings_before(self, bucket: bytes, run: int, limit: int) -> Sequence[Finding]:
+        """Some findings about a bucket that are of earlier runs; what it has lost is not among
+        them.
+        """
+        ...
+
+    def rejected_after(self, bucket: bytes, seq: int, limit: int) -> Sequence[Rejected]:
+        """Events that were set aside by bucket and number, from the one that comes next."""
+        ...
+
+    def users_summed(self, after: bytes, limit: int) -> tuple[bytes, Totals] | None:
+        """The sums over the next `limit` registrations by uid, and the last of these uids.
+
+        None when there are none after `after`. Events that were set aside are not counted.
+        """
+        ...
+
+    def rejected_up_to(self, limit: int) -> int:
+        """How many events were set aside, counted to `limit` at most."""
         ...
 
     def totals(self) -> Totals:

@@ -94,7 +94,7 @@ def _change(tables: Tables, change: m.UserChange, new_uid: Callable[[], Uid]) ->
     user = tables.live_user(change.principal)
     if change.op == "delete":
         if user is not None:
-            _delete(tables, user)
+            delete_uid(tables, user)
         return
     if change.op not in {"register", "update"}:
         raise InvalidArgumentError("op is register, update or delete")
@@ -116,7 +116,7 @@ def _change(tables: Tables, change: m.UserChange, new_uid: Callable[[], Uid]) ->
     feed.announce_user(tables, changed.uid, urgent=True)
 
 
-def _delete(tables: Tables, user: User) -> None:
+def delete_uid(tables: Tables, user: User) -> None:
     """Free the principal at once; the uid's rows stay, uncounted, until its buckets end them."""
     tables.users.put(replace(user, deleted=True, version=user.version + 1))
     feed.announce_user(tables, user.uid, urgent=True)

@@ -18,7 +18,7 @@ from ostnode.roles.index.database.engine import (
     DatabaseUnusableError,
     Job,
 )
-from ostnode.roles.index.database.schema import STATEMENTS
+from ostnode.roles.index.database.schema import bring_up_to_date
 from ostnode.roles.index.database.sqltables import SqlTables
 
 FILE_NAME: Final = "index.sqlite"
@@ -56,9 +56,9 @@ class SqliteDatabase(Database):
         """Open or create the database; raises DatabaseUnusableError."""
         place = _prepared(directory) if directory else ":memory:"
         try:
-            self._connection = (connect or _connected)(place)
-            for statement in (*_PRAGMAS, "BEGIN IMMEDIATE", *STATEMENTS, "COMMIT"):
-                self._connection.execute(statement)
+            self._connection = _opened((connect or _connected)(place))
+        except DatabaseUnusableError as error:
+            raise DatabaseUnusableError(f"{place}: {error}") from None
         except sqlite3.Error as error:
             if _code(error) == sqlite3.SQLITE_BUSY:
                 raise DatabaseUnusableError(f"{place} is in use by another process") from None
@@ -137,6 +137,19 @@ class SqliteDatabase(Database):
 
 def _connected(place: str) -> sqlite3.Connection:
     return sqlite3.connect(place, isolation_level=None, check_same_thread=False, timeout=0)
+
+
+def _opened(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """A connection to a database of today's schema."""
+    try:
+        for statement in (*_PRAGMAS, "BEGIN IMMEDIATE"):
+            connection.execute(statement)
+        bring_up_to_date(connection.execute)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _first(error: sqlite3.Error) -> sqlite3.Error:

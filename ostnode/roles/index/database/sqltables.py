@@ -23,6 +23,21 @@ LAST_PLACE: Final = "SELECT COALESCE(MAX(place), 0) FROM feed_unstamped"
 
 R = TypeVar("R")
 
+_CHARGED = """
+    SELECT COALESCE(SUM(size), 0), COUNT(*) FROM charges WHERE uid = ? AND evicting = 0"""
+_RESERVED = "SELECT COALESCE(SUM(reserved), 0), COUNT(*) FROM grants WHERE uid = ?"
+_PLACED = """
+    SELECT (SELECT COUNT(*) FROM grants WHERE blob_id = ?),
+        (SELECT COUNT(*) FROM charges WHERE blob_id = ?)"""
+
+
+_USERS_SUMMED = """
+    SELECT MAX(uid), COALESCE(SUM(1 - deleted), 0), COALESCE(SUM((1 - deleted) * blobs), 0),
+        COALESCE(SUM((1 - deleted) * grants), 0), COALESCE(SUM((1 - deleted) * used), 0),
+        COALESCE(SUM((1 - deleted) * reserved), 0)
+    FROM (SELECT * FROM users WHERE uid > ? ORDER BY uid LIMIT ?) AS slice"""
+_REJECTED_COUNTED = "SELECT COUNT(*) FROM (SELECT 1 FROM rejected_events LIMIT ?) AS some"
+
 
 class SqlTables(Tables):
     """The tables inside one running transaction. `urgent` says that `note_urgent` was called."""
@@ -39,8 +54,10 @@ class SqlTables(Tables):
         self.meta: Rows[rows.Meta] = self._rows(rows.Meta, "meta", "name")
         self.users: Rows[rows.User] = self._users
         self.grants: Rows[rows.OpenGrant] = self._grants
-        self.charges: Rows[rows.Charge] = self._rows(rows.Charge, "charges", "uid", "blob_id")
-        self.placements: Rows[rows.Placement] = self._rows(rows.Placement, "placements", "blob_id")
+        self._charges = self._rows(rows.Charge, "charges", "uid", "blob_id")
+        self.charges: Rows[rows.Charge] = self._charges
+        self._placements = self._rows(rows.Placement, "placements", "blob_id")
+        self.placements: Rows[rows.Placement] = self._placements
         self.buckets: Rows[rows.Bucket] = self._rows(rows.Bucket, "buckets", "principal")
         self._members = self._rows(rows.Member, "members", "principal")
         self.members: Rows[rows.Member] = self._members
@@ -49,17 +66,28 @@ class SqlTables(Tables):
         self.invites: Rows[rows.Invite] = self._invites
         self.roster: Rows[rows.RosterEpoch] = self._rows(rows.RosterEpoch, "roster", "name")
         self.index_keys: Rows[rows.IndexKey] = self._rows(rows.IndexKey, "index_keys", "key")
+        self.leases: Rows[rows.Lease] = self._rows(rows.Lease, "leases", "name")
+        self.provisions: Rows[rows.Provision] = self._rows(rows.Provision, "provisions", "number")
         self.answers: Rows[rows.OutboxAnswer] = self._answers
         self.rejected: Rows[rows.Rejected] = self._rejected
         self.blocked: Rows[rows.Blocked] = self._rows(
             rows.Blocked, "blocked_principals", "principal"
         )
+        self._blocked_blobs = self._rows(rows.BlockedBlob, "blocked_blobs", "blob_id")
+        self.blocked_blobs: Rows[rows.BlockedBlob] = self._blocked_blobs
+        self.chores: Rows[rows.Chore] = self._rows(rows.Chore, "chores", "kind", "target")
         self.burned: Rows[rows.Burned] = self._rows(rows.Burned, "burned_accessors", "accessor")
         self.deletions: Rows[rows.DeletionCount] = self._rows(
             rows.DeletionCount, "accessor_deletions", "uid"
         )
         self.feed: Rows[rows.FeedRow] = self._feed
         self.unstamped: Rows[rows.Unstamped] = self._unstamped
+        self.agreements: Rows[rows.Agreement] = self._rows(rows.Agreement, "agreements", "bucket")
+        self.restorations: Rows[rows.Restoration] = self._rows(
+            rows.Restoration, "restorations", "name"
+        )
+        self._findings = self._rows(rows.Finding, "findings", "bucket", "kind", "key")
+        self.findings: Rows[rows.Finding] = self._findings
 
     @override
     def alone(self) -> AbstractContextManager[None]:
@@ -133,6 +161,83 @@ class SqlTables(Tables):
     @override
     def drop_invites_until(self, now: int) -> None:
         self._invites.delete("expires_at <= ?", now)
+
+    @override
+    def users_after(self, uid: bytes, limit: int) -> Sequence[rows.User]:
+        return self._users.select("uid > ? ORDER BY uid LIMIT ?", uid, limit)
+
+    @override
+    def grants_after(self, grant_id: bytes, limit: int) -> Sequence[rows.OpenGrant]:
+        return self._grants.select("grant_id > ? ORDER BY grant_id LIMIT ?", grant_id, limit)
+
+    @override
+    def placements_after(self, blob_id: bytes, limit: int) -> Sequence[rows.Placement]:
+        return self._placements.select("blob_id > ? ORDER BY blob_id LIMIT ?", blob_id, limit)
+
+    @override
+    def charges_between(self, after: bytes, through: bytes, limit: int) -> Sequence[rows.Charge]:
+        condition = "(uid, blob_id) > (?, ?)"
+        places = [after[:8], after[8:]]
+        if through:
+            condition += " AND (uid, blob_id) <= (?, ?)"
+            places += [through[:8], through[8:]]
+        order = "ORDER BY uid, blob_id LIMIT ?"
+        return self._charges.select(f"{condition} {order}", *places, limit)
+
+    @override
+    def grants_at(
+        self, bucket: Principal, latest_end: int, grant_id: bytes, limit: int
+    ) -> Sequence[rows.OpenGrant]:
+        return self._grants.select(
+            "bucket = ? AND (latest_end, grant_id) > (?, ?) ORDER BY latest_end, grant_id LIMIT ?",
+            bucket,
+            latest_end,
+            grant_id,
+            limit,
+        )
+
+    @override
+    def account_of(self, uid: bytes) -> rows.Account:
+        ((used, blobs),) = self._ask(_CHARGED, (uid,))
+        ((reserved, grants),) = self._ask(_RESERVED, (uid,))
+        return rows.Account(int(used), int(reserved), int(blobs), int(grants))
+
+    @override
+    def placed(self, blob_id: bytes) -> tuple[int, int]:
+        ((grants, charges),) = self._ask(_PLACED, (blob_id, blob_id))
+        return int(grants), int(charges)
+
+    @override
+    def findings_after(
+        self, place: tuple[bytes, str, bytes], limit: int
+    ) -> Sequence[rows.Finding]:
+        return self._findings.select(
+            "(bucket, kind, key) > (?, ?, ?) ORDER BY bucket, kind, key LIMIT ?", *place, limit
+        )
+
+    @override
+    def findings_before(self, bucket: bytes, run: int, limit: int) -> Sequence[rows.Finding]:
+        return self._findings.select(
+            "bucket = ? AND run < ? AND kind <> 'lost_blob' LIMIT ?", bucket, run, limit
+        )
+
+    @override
+    def rejected_after(self, bucket: bytes, seq: int, limit: int) -> Sequence[rows.Rejected]:
+        return self._rejected.select(
+            "(bucket, seq) > (?, ?) ORDER BY bucket, seq LIMIT ?", bucket, seq, limit
+        )
+
+    @override
+    def users_summed(self, after: bytes, limit: int) -> tuple[bytes, rows.Totals] | None:
+        ((last, users, blobs, grants, used, reserved),) = self._ask(_USERS_SUMMED, (after, limit))
+        if last is None:
+            return None
+        return last, rows.Totals(users, blobs, grants, used, reserved, rejected_events=0)
+
+    @override
+    def rejected_up_to(self, limit: int) -> int:
+        ((count,),) = self._ask(_REJECTED_COUNTED, (limit,))
+        return int(count)
 
     @override
     def totals(self) -> rows.Totals:
