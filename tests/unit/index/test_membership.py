@@ -17,7 +17,7 @@ from ostnode.errors import (
     TokenInvalidError,
 )
 from ostnode.identity.keys import KeyPair
-from ostnode.ids import ClusterId, Principal
+from ostnode.ids import SIZE_MAX, ClusterId, Principal
 from ostnode.roles.index import DatabaseUnusableError, Rules
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.rows import THE_INDEX, Invite, MemberState, RosterEpoch
@@ -238,6 +238,41 @@ def test_b59_epochs_overtake_what_a_lost_database_said(run) -> None:
     assert run(lambda tables: tables.roster.get(THE_INDEX)) == RosterEpoch(
         THE_INDEX, NOW + 1000, NOW + 1000
     )
+
+
+def test_b59_epochs_overtake_what_buckets_have_seen(run) -> None:
+    """A clock that was years ahead once is no reason to be refused for as long after a restore."""
+    run(lambda tables: core.take_up(tables, (), NOW))
+    hear = lambda seen: run(lambda tables: core.note_heard(tables, seen, NOW))  # noqa: E731
+    assert [hear(seen) for seen in (NOW - 1, NOW, NOW + 5000, NOW + 5000, NOW + 4000)] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert run(epoch) == NOW  # until the next change: it is for people to look before that
+    assert run(lambda tables: core.raise_epoch(tables, NOW)) == NOW + 5001
+    assert not hear(SIZE_MAX)
+    assert hear(core.EPOCH_HEARD_MAX)
+    assert run(lambda tables: core.raise_epoch(tables, NOW)) == core.EPOCH_HEARD_MAX + 1
+    assert not hear(core.EPOCH_HEARD_MAX)
+
+
+async def test_the_index_hears_of_newer_rosters_from_approved_buckets() -> None:
+    async with an_index() as cluster:
+        before = (await roster_of(cluster)).epoch
+        made = await cluster.ask(cluster.operator, mb.InviteBucket(60))
+        newcomer = KeyPair.generate(cluster.rng).principal
+        await cluster.ask(Caller(newcomer), mb.Join(made.invite_id, made.secret))
+        for key, kind, seen in (
+            (newcomer, Kind.CANDIDATE, before + 1_000_000),
+            (cluster.bucket.key.principal, Kind.BUCKET, before + 2000),
+        ):
+            caller = Caller(key, frozenset({kind}), roster_epoch=seen)
+            assert (await roster_of(cluster, caller=caller)).epoch == before + 1
+        await cluster.ask(cluster.operator, mb.ApproveBucket(newcomer))
+        assert (await roster_of(cluster)).epoch == before + 2001
 
 
 # --- keys ---------------------------------------------------------------------------------------
