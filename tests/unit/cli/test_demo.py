@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from ostnode.cli.demo.processes import free_addresses, lay_out
+from ostnode.cli.demo.processes import lay_out
+from ostnode.node.ports import free_addresses
 from ostnode.cli.demo.stage import (
     EVENTUALLY_S,
     Stage,
