@@ -80,7 +80,7 @@ class NodeConfig(_Table):
 
     shutdown_deadline: Duration = 10.0
     peer_tls: bool = True
-    peer_links_max: Annotated[int, Field(ge=16, le=65_536)] = 240
+    peer_links_max: Annotated[int, Field(ge=16, le=65_536)] = 320
 
 
 class HttpLimits(_Table):

@@ -78,7 +78,7 @@ class Role:
     kinds_news: Callable[[], trio.Event] = trio.Event
     roster_epoch: Callable[[], int] = int
     named: Principal | None = None
-    links_max: int = 240
+    links_max: int = 320
 
     @property
     def principal(self) -> Principal:

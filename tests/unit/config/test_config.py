@@ -22,6 +22,7 @@ from ostnode.config import (
     parse_config,
 )
 from ostnode.ids import ClusterId, Principal, PrincipalKind
+from ostnode.wire.membership import MEMBERS_MAX
 
 APP = Principal(b"\xa1" * 32)
 BUCKET = Principal(b"\xb1" * 32)
@@ -271,6 +272,10 @@ def test_b52_each_mistake_has_its_key_and_a_hint(
     assert problem in mistake.problem
     assert hint in mistake.hint
     assert str(mistake).startswith(f"{mistake.key}: ")
+
+
+def test_every_bucket_of_a_full_cluster_has_a_link_and_others_too() -> None:
+    assert NodeConfig().peer_links_max >= MEMBERS_MAX + 64
 
 
 def test_b52_peer_links_leave_loopback_over_tls_only() -> None:
