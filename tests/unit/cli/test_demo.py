@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from ostnode.cli.demo.processes import lay_out
-from ostnode.node.ports import free_addresses
 from ostnode.cli.demo.stage import (
     EVENTUALLY_S,
     Stage,
@@ -21,6 +20,7 @@ from ostnode.cli.demo.stage import (
 from ostnode.client import Phase, Progress
 from ostnode.config import load_config
 from ostnode.errors import NotFoundError
+from ostnode.node.ports import free_addresses
 
 
 def test_what_was_expected_and_seen_is_told() -> None:
