@@ -32,10 +32,10 @@ def test_b50_all_connections_together_leave_descriptors_for_the_stores(
 
 def test_too_few_descriptors_are_told_before_anything_opens(tmp_path: Path) -> None:
     asked = one_process(tmp_path, index_peer="127.0.0.1:1", buckets=ROLES - 1).config
-    with pytest.raises(StartError, match="1247 file descriptors are too few") as error:
-        within_descriptors(asked, 1247)
-    assert "at least 1248" in error.value.hint
-    assert within_descriptors(asked, 1248).http.connections_max == 16
+    with pytest.raises(StartError, match="1487 file descriptors are too few") as error:
+        within_descriptors(asked, 1487)
+    assert "at least 1488" in error.value.hint
+    assert within_descriptors(asked, 1488).http.connections_max == 16
 
 
 def test_the_process_takes_what_it_may_have() -> None:
