@@ -28,6 +28,8 @@ _REST_POLL_S: Final = 10.0
 _PEOPLE_S: Final = 1200.0
 """Everybody has ended the last step this long after healing."""
 _HISTORY_LINES: Final = 400
+_WIRE: Final = " #"
+"""In lines about bytes that arrive: too many for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,12 @@ def run_case(case: Case) -> Outcome:
     async def main(world: World) -> None:
         await _play(world, case.steps, result)
 
+    def note(line: str) -> None:
+        if _WIRE not in line:
+            history.append(line)
+
     try:
-        ran = run_world(case.plan, main, history.append)
+        ran = run_world(case.plan, main, note)
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  all that comes out is told
         result.problem = result.problem or f"the simulation failed: {_told(error)}"
     else:
