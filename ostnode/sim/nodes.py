@@ -85,8 +85,9 @@ class SimNode:
 
     @property
     def running(self) -> bool:
-        """Whether it has started and not ended."""
-        return self._role is not None
+        """Whether it has started and is not about to end."""
+        ending = self._life is None or self._life.stopping.is_set()
+        return self._role is not None and not ending
 
     @abstractmethod
     def open_role(self, seams: Seams) -> AbstractAsyncContextManager[Role]:
