@@ -15,8 +15,9 @@ from ostnode.errors import InvalidArgumentError, UnknownCallError
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.roles.index.core import buckets as core
 from ostnode.roles.index.core import topup
+from ostnode.roles.index.core.memberrows import Invite
 from ostnode.roles.index.core.membership import secret_hash
-from ostnode.roles.index.core.rows import BucketState, Invite, Provision
+from ostnode.roles.index.core.rows import BucketState, Provision
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.status import fleet_info
 from ostnode.roles.index.leading import Transact

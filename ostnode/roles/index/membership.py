@@ -20,8 +20,8 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.indexkeys import names
+from ostnode.roles.index.core.memberrows import IndexKey, Invite, Member, MemberState
 from ostnode.roles.index.core.roster import Hearing, hearing_of, page, roster
-from ostnode.roles.index.core.rows import IndexKey, Invite, Member, MemberState
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import Repository
 from ostnode.roles.index.options import IndexOptions

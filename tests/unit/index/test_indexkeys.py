@@ -9,7 +9,8 @@ from ostnode.ids import ClusterId, Principal
 from ostnode.roles.index import DatabaseUnusableError, Rules
 from ostnode.roles.index.core import membership
 from ostnode.roles.index.core.indexkeys import names, roster_keys, take_up_keys
-from ostnode.roles.index.core.rows import THE_INDEX, IndexKey, IndexKeyState, Meta
+from ostnode.roles.index.core.memberrows import IndexKey, IndexKeyState
+from ostnode.roles.index.core.rows import THE_INDEX, Meta
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
 from ostnode.wire.roster import RosterKey

@@ -20,7 +20,8 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import SIZE_MAX, ClusterId, Principal
 from ostnode.roles.index import DatabaseUnusableError, Rules
 from ostnode.roles.index.core import membership as core
-from ostnode.roles.index.core.rows import THE_INDEX, Invite, MemberState, RosterEpoch
+from ostnode.roles.index.core.memberrows import Invite, MemberState, RosterEpoch
+from ostnode.roles.index.core.rows import THE_INDEX
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase

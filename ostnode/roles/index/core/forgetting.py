@@ -9,8 +9,9 @@ from ostnode.ids import Principal
 from ostnode.roles.index.core import ledger
 from ostnode.roles.index.core.buckets import shut_out
 from ostnode.roles.index.core.checking import CHARGES_MAX, Kind, Mending, Run, key_of, put_finding
+from ostnode.roles.index.core.memberrows import MemberState
 from ostnode.roles.index.core.resync import ENDED_MAX
-from ostnode.roles.index.core.rows import Agreement, Charge, MemberState
+from ostnode.roles.index.core.rows import Agreement, Charge
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire.checking import Forgotten
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ostnode.ids import Principal
+from ostnode.roles.index.core.memberrows import IndexKey, IndexKeyState
 from ostnode.roles.index.core.membership import raise_epoch
-from ostnode.roles.index.core.rows import IndexKey, IndexKeyState, Meta
+from ostnode.roles.index.core.rows import Meta
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire.roster import RosterKey
 

@@ -22,15 +22,15 @@ from ostnode.errors import (
 )
 from ostnode.ids import SIZE_MAX, Principal, PrincipalKind
 from ostnode.roles.index.core.buckets import enlist, shut_out
-from ostnode.roles.index.core.rows import (
+from ostnode.roles.index.core.memberrows import (
     HEARD,
-    THE_INDEX,
     Invite,
     Member,
     MemberState,
     PastKey,
     RosterEpoch,
 )
+from ostnode.roles.index.core.rows import THE_INDEX
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import membership as mb
 from ostnode.wire.rotation import KeyChange

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from ostnode.errors import InternalError, NotAuthorizedError
 from ostnode.ids import ClusterId, Principal
 from ostnode.roles.index.core.indexkeys import roster_keys
-from ostnode.roles.index.core.rows import THE_INDEX, Invite, Member, MemberState, RosterEpoch
+from ostnode.roles.index.core.memberrows import Invite, Member, MemberState, RosterEpoch
+from ostnode.roles.index.core.rows import THE_INDEX
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import membership as mb
 from ostnode.wire.roster import ROSTER_ADDRESS_BYTES_MAX, Roster, RosterBucket

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from ostnode.ids import Principal
+from ostnode.roles.index.core.memberrows import IndexKey, Invite, Member, PastKey, RosterEpoch
 from ostnode.roles.index.core.rows import (
     Account,
     Agreement,
@@ -24,19 +25,14 @@ from ostnode.roles.index.core.rows import (
     DeletionCount,
     FeedRow,
     Finding,
-    IndexKey,
-    Invite,
     Lease,
-    Member,
     Meta,
     OpenGrant,
     OutboxAnswer,
-    PastKey,
     Placement,
     Provision,
     Rejected,
     Restoration,
-    RosterEpoch,
     Totals,
     Unstamped,
     User,
@@ -173,9 +169,7 @@ class Tables(Protocol):
         """How many grants and charges there are for a blob."""
         ...
 
-    def findings_after(
-        self, place: tuple[bytes, str, bytes], limit: int
-    ) -> Sequence[Finding]:
+    def findings_after(self, place: tuple[bytes, str, bytes], limit: int) -> Sequence[Finding]:
         """Findings by bucket, kind and key, from the one that comes next."""
         ...
 

@@ -14,14 +14,8 @@ from dataclasses import dataclass, replace
 from ostnode.errors import BusyError
 from ostnode.roles.index.core import membership
 from ostnode.roles.index.core.buckets import intended
-from ostnode.roles.index.core.rows import (
-    Bucket,
-    BucketState,
-    Invite,
-    Member,
-    MemberState,
-    Provision,
-)
+from ostnode.roles.index.core.memberrows import Invite, Member, MemberState
+from ostnode.roles.index.core.rows import Bucket, BucketState, Provision
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from typing_extensions import override
 
 from ostnode.ids import Principal
-from ostnode.roles.index.core import rows
+from ostnode.roles.index.core import memberrows, rows
 from ostnode.roles.index.core.tables import Column, Rows, Tables
 from ostnode.roles.index.database.mapping import Connection, SqlRows
 
@@ -59,13 +59,19 @@ class SqlTables(Tables):
         self._placements = self._rows(rows.Placement, "placements", "blob_id")
         self.placements: Rows[rows.Placement] = self._placements
         self.buckets: Rows[rows.Bucket] = self._rows(rows.Bucket, "buckets", "principal")
-        self._members = self._rows(rows.Member, "members", "principal")
-        self.members: Rows[rows.Member] = self._members
-        self.past_keys: Rows[rows.PastKey] = self._rows(rows.PastKey, "past_keys", "key")
-        self._invites = self._rows(rows.Invite, "invites", "invite_id")
-        self.invites: Rows[rows.Invite] = self._invites
-        self.roster: Rows[rows.RosterEpoch] = self._rows(rows.RosterEpoch, "roster", "name")
-        self.index_keys: Rows[rows.IndexKey] = self._rows(rows.IndexKey, "index_keys", "key")
+        self._members = self._rows(memberrows.Member, "members", "principal")
+        self.members: Rows[memberrows.Member] = self._members
+        self.past_keys: Rows[memberrows.PastKey] = self._rows(
+            memberrows.PastKey, "past_keys", "key"
+        )
+        self._invites = self._rows(memberrows.Invite, "invites", "invite_id")
+        self.invites: Rows[memberrows.Invite] = self._invites
+        self.roster: Rows[memberrows.RosterEpoch] = self._rows(
+            memberrows.RosterEpoch, "roster", "name"
+        )
+        self.index_keys: Rows[memberrows.IndexKey] = self._rows(
+            memberrows.IndexKey, "index_keys", "key"
+        )
         self.leases: Rows[rows.Lease] = self._rows(rows.Lease, "leases", "name")
         self.provisions: Rows[rows.Provision] = self._rows(rows.Provision, "provisions", "number")
         self.answers: Rows[rows.OutboxAnswer] = self._answers
@@ -155,7 +161,7 @@ class SqlTables(Tables):
         )
 
     @override
-    def members_after(self, principal: bytes, limit: int) -> Sequence[rows.Member]:
+    def members_after(self, principal: bytes, limit: int) -> Sequence[memberrows.Member]:
         return self._members.select("principal > ? ORDER BY principal LIMIT ?", principal, limit)
 
     @override
@@ -208,9 +214,7 @@ class SqlTables(Tables):
         return int(grants), int(charges)
 
     @override
-    def findings_after(
-        self, place: tuple[bytes, str, bytes], limit: int
-    ) -> Sequence[rows.Finding]:
+    def findings_after(self, place: tuple[bytes, str, bytes], limit: int) -> Sequence[rows.Finding]:
         return self._findings.select(
             "(bucket, kind, key) > (?, ?, ?) ORDER BY bucket, kind, key LIMIT ?", *place, limit
         )
