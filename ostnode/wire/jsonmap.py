@@ -42,6 +42,7 @@ _PRINCIPAL_KINDS: Final[Mapping[str, PrincipalKind]] = {
     "bucket": PrincipalKind.BUCKET,
     "key": PrincipalKind.BUCKET,
     "after": PrincipalKind.BUCKET,
+    "missing": PrincipalKind.BUCKET,
     "accessor": PrincipalKind.ACCESSOR,
     "accessors": PrincipalKind.ACCESSOR,
     "source": PrincipalKind.ACCESSOR,

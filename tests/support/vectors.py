@@ -88,7 +88,7 @@ def vector_hello(side: Side, **changes: Any) -> Hello:
         "nonce": NONCES[side],
         "window_requests": 2,
         "window_bytes": BODY_BYTES_MAX,
-        "features": ("roster", "ledger"),
+        "features": ("roster",),
     }
     return Hello(**{**values, **changes})
 
@@ -182,7 +182,8 @@ def shown(event: i.Event) -> dict[str, object]:
 def prepared(vector: dict[str, Any], preludes: dict[str, Any]) -> Connection:
     """The side under test, brought to where the vector begins."""
     prelude = preludes[vector["after"]]
-    end = connection(Side[prelude["side"].upper()])
+    features = {"features": tuple(prelude["features"])} if "features" in prelude else {}
+    end = connection(Side[prelude["side"].upper()], **features)
     for step in [*prelude["steps"], *({"send": frame} for frame in vector.get("sends", ()))]:
         if "send" in step:
             send(end, from_parts(step["send"]))

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from ostnode.codec import encode
 from ostnode.errors import all_errors
-from ostnode.wire.calls import CALLS
+from ostnode.wire.calls import CALLS, CallSpec
 from ostnode.wire.fields import Message
 from ostnode.wire.frames import BODY_BYTES_MAX, GREETING_BYTES_MAX, HEADER_BYTES_MAX, pack_frame
 from ostnode.wire.schema import to_map
-from ostnode.wire.session import DEADLINE_MS_MAX, FrameKind, Side, auth_statement
+from ostnode.wire.session import DEADLINE_MS_MAX, LEDGER, ROSTER, FrameKind, Side, auth_statement
 from ostnode.wire.states import State, Way, step
 from tests.support.cddlrules import rule_name
 from tests.support.vectors import (
@@ -40,6 +40,7 @@ from tests.vectors.cbor_cases import INVALID_CBOR, VALID_CBOR
 
 Vector = dict[str, Any]
 BODY: Final = bytes(range(256))
+_WITH_LEDGER: Final = (ROSTER, LEDGER)
 
 
 def main() -> None:
@@ -209,8 +210,9 @@ def _frame(body: bytes = b"", /, **header: object) -> bytes:
     return pack_frame(encode(header), body) + body
 
 
-def _handshake(**dialler_hello: Any) -> dict[str, bytes]:
-    ours, theirs = connection(Side.DIALLER, **dialler_hello), connection(Side.ACCEPTER)
+def _handshake(*, theirs_too: bool = False, **dialler_hello: Any) -> dict[str, bytes]:
+    ours = connection(Side.DIALLER, **dialler_hello)
+    theirs = connection(Side.ACCEPTER, **(dialler_hello if theirs_too else {}))
     said = {"hello there": wire(ours.send_hello())}
     feed(theirs, said["hello there"])
     said["hello back"] = wire(theirs.send_hello())
@@ -229,6 +231,8 @@ def _preludes() -> dict[str, Vector]:
     """Where vectors begin, by what the side under test has heard and said."""
     said = {name: frame.hex() for name, frame in _handshake().items()}
     greeted, proven = _accepting(_handshake())
+    ledger = _handshake(theirs_too=True, features=_WITH_LEDGER)
+    kept = _accepting(ledger)
     older = _accepting(_handshake(protocol_max=1, features=()))
     plainer = _accepting(_handshake(features=("of_another_kind",)))
     waiting = [{"send": said["hello there"]}]
@@ -246,13 +250,28 @@ def _preludes() -> dict[str, Vector]:
         "accepter with a full window of bytes": [*greeted, *proven, {"receive": loaded}],
         "accepter open at version 1": [*older[0], *older[1]],
         "accepter open without common features": [*plainer[0], *plainer[1]],
+        "accepter open with ledger": [*kept[0], *kept[1]],
+        "dialler open with ledger": [
+            {"send": ledger["hello there"].hex()},
+            {"receive": ledger["hello back"].hex()},
+            {"send": ledger["auth"].hex()},
+            {"receive": ledger["welcome"].hex()},
+        ],
         "accepter draining": [*greeted, *proven, {"send": bye}],
         "dialler greeting": waiting,
         "dialler proving": waiting + proving,
         "dialler open": waiting + proving + opened,
         "dialler draining": waiting + proving + opened + [{"receive": bye}],
     }
-    return {name: {"side": name.split()[0], "steps": rows} for name, rows in steps.items()}
+    return {
+        name: {
+            "side": name.split()[0],
+            "steps": rows,
+            # What the side under test names in its own hello, where that is not roster alone.
+            **({"features": list(_WITH_LEDGER)} if name.endswith("ledger") else {}),
+        }
+        for name, rows in steps.items()
+    }
 
 
 def _accepting(said: dict[str, bytes]) -> tuple[list[Vector], list[Vector]]:
@@ -262,6 +281,11 @@ def _accepting(said: dict[str, bytes]) -> tuple[list[Vector], list[Vector]]:
         [{"receive": said["auth"].hex()}, {"send": said["welcome"].hex()}],
     ]
     return steps[0], steps[1]
+
+
+def _open(side: str, spec: CallSpec) -> str:
+    """The prelude that a call's frames come after."""
+    return f"{side} open with ledger" if spec.feature == LEDGER else f"{side} open"
 
 
 STATE_OF: Final = {
@@ -337,20 +361,21 @@ def _call_frames() -> Iterator[Vector]:
             body = BODY if spec.carries == "request" else b""
             request = _ask(1, spec.number, to_map(make(spec.request)), body)
             name = f"REQUEST of {spec.name}, {what}"
-            yield _vector(name, "accepter open", request, event="request")
+            yield _vector(name, _open("accepter", spec), request, event="request")
             body = BODY if spec.carries == "result" else b""
             reply = _frame(body, t=5, id=1, m=to_map(make(spec.result)))
             name = f"REPLY of {spec.name}, {what}"
-            yield _vector(name, "dialler open", reply, (request,), event="reply")
+            yield _vector(name, _open("dialler", spec), reply, (request,), event="reply")
         # What is wrong with a result is the answerer's fault: `internal` to who asked.
         broken = _frame(t=5, id=1, m={"no_such_field": 1})
         name = f"REPLY of {spec.name}, malformed"
-        yield _vector(name, "dialler open", broken, (request,), event="refusal", code="internal")
+        after = _open("dialler", spec)
+        yield _vector(name, after, broken, (request,), event="refusal", code="internal")
         if spec.carries != "result":
             data = _frame(b"x", t=5, id=1, m=to_map(full(spec.result)))
             sort = {"event": "refusal", "code": "internal"}
             name = f"REPLY of {spec.name}, with a body"
-            yield _vector(name, "dialler open", data, (request,), **sort)
+            yield _vector(name, after, data, (request,), **sort)
 
 
 def _other_frames() -> Iterator[Vector]:
@@ -501,7 +526,8 @@ def _requests_refused() -> Iterator[Vector]:
     for spec in CALLS:
         data = _ask(1, spec.number, {**to_map(least(spec.request)), "no_such_field": 1})
         sort = {"event": "bad request", "code": "invalid_argument"}
-        yield _vector(f"REQUEST of {spec.name} with an unknown field", at, data, **sort)
+        name = f"REQUEST of {spec.name} with an unknown field"
+        yield _vector(name, _open("accepter", spec), data, **sort)
         for after in _WITHOUT_FEATURES if spec.feature else ():
             data = _ask(1, spec.number, to_map(full(spec.request)))
             sort = {"event": "bad request", "code": "unknown_call"}

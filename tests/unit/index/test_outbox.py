@@ -66,13 +66,10 @@ async def test_b31_a_restarted_bucket_may_send_a_longer_or_shorter_batch() -> No
         assert await index.account(index.alice) == (400, 0)
 
 
-async def test_an_empty_batch_reports_space_and_forgets_no_answer() -> None:
+async def test_an_empty_batch_reports_space() -> None:
     async with an_index() as index:
         held = await index.allocate(index.alice, blob(1), 100)
-        event = index.bucket.completed(held)
-        first = await index.bucket.sync(event)
-        assert (await index.bucket.sync(first_seq=1)).acked_seq == 1
-        assert await index.bucket.sync(event, first_seq=1) == first
+        await index.bucket.sync(index.bucket.completed(held))
         await index.bucket.sync(space=m.Space(10, 5, 4))
         status = (await index.status()).buckets[0]
         assert (status.space, status.outbox_acked) == (m.Space(10, 5, 4), 1)
@@ -83,7 +80,8 @@ async def test_a_gap_is_refused() -> None:
     async with an_index() as index:
         with pytest.raises(InvalidArgumentError) as refused:
             await index.bucket.sync(e.FloorRaised(1), first_seq=2)
-        assert refused.value.details == {"acked_seq": 0}
+        assert refused.value.details["acked_seq"] == 0
+        assert not refused.value.details["behind"]
         with pytest.raises(InvalidArgumentError):
             await index.bucket.sync(e.FloorRaised(1), first_seq=0)
 
@@ -96,22 +94,37 @@ async def test_other_events_under_used_numbers_mean_a_bucket_set_back() -> None:
         for batch, first in ((events[2:], 1), (events[:1] + events[2:], 1)):
             with pytest.raises(InvalidArgumentError) as refused:
                 await index.bucket.sync(*batch, first_seq=first)
-            assert refused.value.details == {"resync": True}
+            assert refused.value.details["resync"] == refused.value.details["behind"] == 1
         await index.bucket.sync(events[2])
         # It moved on to 3, so it had the answers before that.
         with pytest.raises(InvalidArgumentError) as refused:
             await index.bucket.sync(events[0], first_seq=1)
-        assert refused.value.details == {"resync": True}
+        assert refused.value.details["resync"] == 1
         assert await index.account(index.alice) == (300, 0)
+
+
+async def test_an_empty_batch_behind_what_was_acknowledged_means_a_bucket_set_back() -> None:
+    """It would have sent again whatever it does not know the answer to."""
+    async with an_index() as index:
+        held = await index.allocate(index.alice, blob(1), 100)
+        await index.bucket.sync(index.bucket.completed(held))
+        with pytest.raises(InvalidArgumentError) as refused:
+            await index.bucket.sync(first_seq=1)
+        assert refused.value.details["resync"] == refused.value.details["behind"] == 1
 
 
 async def test_another_incarnation_is_not_synced() -> None:
     async with an_index() as index:
-        for incarnation in (index.bucket.incarnation + 1, 0):
+        own = index.bucket.incarnation
+        for incarnation, behind in ((own + 1, 0), (own - 1, 1), (0, 1)):
             request = m.SyncBucket(incarnation, 1, (), ROOMY, "")
             with pytest.raises(InvalidArgumentError) as refused:
                 await index.ask(index.bucket.caller, request)
-            assert refused.value.details == {"resync": True}
+            assert refused.value.details["resync"] == 1
+            assert (refused.value.details["bucket"], refused.value.details["behind"]) == (
+                own,
+                behind,
+            )
 
 
 async def test_a_bucket_that_is_not_in_the_config_is_turned_away() -> None:

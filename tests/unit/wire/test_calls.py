@@ -34,7 +34,13 @@ ANYBODY = {
 ALLOWED = {
     frozenset(): ANYBODY,
     frozenset({Kind.APP}): ANYBODY
-    | {"change_users", "change_user_principal", "block_principal", "cluster_status"},
+    | {
+        "change_users",
+        "change_user_principal",
+        "block_principal",
+        "cluster_status",
+        "fleet_status",
+    },
     frozenset({Kind.OPERATOR}): ANYBODY
     | {
         "cluster_status",
@@ -48,8 +54,16 @@ ALLOWED = {
         "approve_bucket",
         "revoke_bucket",
         "withdraw_invite",
+        "start_check",
+        "check_progress",
+        "list_findings",
+        "forget_bucket",
+        "list_rejected",
+        "dismiss_rejected",
+        "set_bucket_state",
+        "fleet_status",
     },
-    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster"},
+    frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster", "compare"},
     frozenset({Kind.CANDIDATE}): ANYBODY | {"roster"},
     frozenset({Kind.INDEX}): ANYBODY,
 }
