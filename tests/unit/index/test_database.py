@@ -17,7 +17,7 @@ from ostnode.env import InlineWorker, ThreadWorker
 from ostnode.errors import BusyError, InvalidArgumentError, ShuttingDownError
 from ostnode.ids import ClusterId, Principal
 from ostnode.roles.index import DatabaseFailedError, DatabaseUnusableError, Rules
-from ostnode.roles.index.core import rows
+from ostnode.roles.index.core import memberrows, rows
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.engine import Database, Job
 from ostnode.roles.index.database.repository import (
@@ -391,10 +391,11 @@ TABLES = {
     rows.Charge: "charges",
     rows.Placement: "placements",
     rows.Bucket: "buckets",
-    rows.Member: "members",
-    rows.Invite: "invites",
-    rows.RosterEpoch: "roster",
-    rows.IndexKey: "index_keys",
+    memberrows.Member: "members",
+    memberrows.PastKey: "past_keys",
+    memberrows.Invite: "invites",
+    memberrows.RosterEpoch: "roster",
+    memberrows.IndexKey: "index_keys",
     rows.OutboxAnswer: "outbox_answers",
     rows.Rejected: "rejected_events",
     rows.Blocked: "blocked_principals",
