@@ -1,17 +1,14 @@
-"""Making a case small that shows something: fewer steps, then fewer bytes (delta debugging).
-
-After Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002).
-"""
+"""Making a case small that shows something: fewer steps, then fewer bytes (delta debugging)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from ostnode.fuzz.cases import Case, Pause, Send, Step
+from ostnode.shrinking import leave_out
 
-T = TypeVar("T")
 TRIES_MAX: Final = 400
 
 
@@ -38,14 +35,14 @@ class _Budget:
 def minimize(case: Case, shows: Callable[[Case], bool]) -> Case:
     """A smaller case that `shows` says yes to; the case itself when there is none."""
     budget = _Budget(case, shows)
-    _reduce(list(case.steps), budget.takes)
+    leave_out(list(case.steps), budget.takes)
     for place in range(len(budget.case.steps)):
         step = budget.case.steps[place]
         if isinstance(step, Send):
             _shrink_send(budget, place)
         elif isinstance(step, Pause) and step.seconds:
             _put(budget, place, Pause(0.0))
-    _reduce(list(budget.case.steps), budget.takes)
+    leave_out(list(budget.case.steps), budget.takes)
     return budget.case
 
 
@@ -68,29 +65,10 @@ def _shrink_send(budget: _Budget, place: int) -> None:
     def takes(data: Sequence[int]) -> bool:
         return _put(budget, place, replace(_send(budget, place), data=bytes(data)))
 
-    _reduce(list(_send(budget, place).data), takes)
+    leave_out(list(_send(budget, place).data), takes)
 
 
 def _send(budget: _Budget, place: int) -> Send:
     step = budget.case.steps[place]
     assert isinstance(step, Send)
     return step
-
-
-def _reduce(items: list[T], takes: Callable[[Sequence[T]], bool]) -> None:
-    """Leave out runs of items, long ones first, for as long as what is left is taken."""
-    size = len(items)
-    while size:
-        for start in _starts(items, size):
-            rest = items[:start] + items[start + size :]
-            if takes(rest):
-                items[:] = rest
-        size //= 2
-
-
-def _starts(items: Sequence[T], size: int) -> Iterator[int]:
-    """Where runs of this size begin, from the back: what comes last matters least."""
-    start = len(items) - size
-    while start >= 0:
-        yield start
-        start -= size

@@ -11,10 +11,10 @@ from typing import Final
 import trio
 
 from ostnode.sim.calling import Lines, NoAnswerError, ViolationError
+from ostnode.sim.cases import Case
 from ostnode.sim.invariants import rest_problems
 from ostnode.sim.people import Device
 from ostnode.sim.pictures import BucketPicture, IndexPicture
-from ostnode.sim.plan import Plan
 from ostnode.sim.ruling import App
 from ostnode.sim.stage import Stage
 from ostnode.sim.watching import Watch
@@ -30,14 +30,6 @@ _PEOPLE_S: Final = 1200.0
 _HISTORY_LINES: Final = 400
 _WIRE: Final = " #"
 """In lines about bytes that arrive: too many for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All that a run is made of: the same case, the same run."""
-
-    plan: Plan
-    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ def dump_steps(steps: Sequence[Step]) -> list[list[int | float | str]]:
     return [[step.number, step.actor, step.act, step.pause_s, step.seed] for step in steps]
 
 
-def load_steps(rows: Sequence[Sequence[object]]) -> tuple[Step, ...]:
+def load_steps(rows: Sequence[object]) -> tuple[Step, ...]:
     """The steps of `dump_steps`; raises ValueError for anything else."""
     steps = []
     for row in rows:
