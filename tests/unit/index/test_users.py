@@ -191,14 +191,14 @@ async def test_blocking_is_told_and_taken_back() -> None:
 async def test_the_blocked_have_no_account_and_no_office() -> None:
     """Over peer links too, where no session stands between."""
     async with an_index() as index:
-        another_app = Caller(index.bob.proven, index.app.kinds)
+        another = Caller(index.bob.proven, index.app.kinds | index.operator.kinds)
         for caller, request in (
             (index.alice, m.GetUser()),
             (index.operator, ClusterStatus()),
             (index.app, m.DeleteAccessor(index.bob.proven)),
             (index.app, m.BlockPrincipal(index.app.proven, blocked=False)),
         ):
-            await index.ask(another_app, m.BlockPrincipal(caller.proven))
+            await index.ask(another, m.BlockPrincipal(caller.proven))
             with pytest.raises(NotAuthorizedError):
                 await index.ask(caller, request)
 
