@@ -39,6 +39,7 @@ cli: Final = LazyGroup(
         "store": LazyCommand("ostnode.cli.store:store", "Look into a bucket's data directory."),
         "bucket": LazyCommand("ostnode.cli.bucket:bucket", "Joining and upkeep (operator)."),
         "fuzz": LazyCommand("ostnode.cli.fuzz:fuzz", "Attack a node over the peer protocol."),
+        "sim": LazyCommand("ostnode.cli.sim:sim", "Run a cluster in virtual time, under faults."),
         "config": LazyCommand("ostnode.cli.configs:config", "Check and show config files."),
     },
 )
