@@ -1,6 +1,6 @@
 """`ostnode bucket`: compaction, scrub and space of one bucket, for its operators.
 
-Joining and leaving stands in `ostnode.cli.members`.
+Joining and leaving stands in `ostnode.cli.members`, states in `ostnode.cli.states`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 import trio
 
-from ostnode.cli import members
+from ostnode.cli import members, states
 from ostnode.cli.failures import CommandError, ExitCode
 from ostnode.cli.output import (
     Output,
@@ -35,7 +35,7 @@ def bucket() -> None:
     """See to one bucket (--bucket), or to who belongs to the cluster (--index)."""
 
 
-for _command in members.COMMANDS:
+for _command in (*members.COMMANDS, *states.COMMANDS):
     bucket.add_command(_command)
 
 

@@ -12,7 +12,7 @@ import trio
 from ostnode.base64url import decode_base64url, encode_base64url
 from ostnode.cli.failures import CommandError, ExitCode, exit_code_of
 from ostnode.cli.output import Output, json_option, lines_of, pass_output, table, time_text
-from ostnode.cli.parameters import SECONDS, Parsed
+from ostnode.cli.parameters import BUCKET_PRINCIPAL, SECONDS, Parsed, parse_bucket_principal
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
 from ostnode.client.errors import UnreachableError
@@ -37,21 +37,16 @@ from ostnode.wire.membership import (
 _PREFIX: Final = f"{PrincipalKind.BUCKET}1"
 
 
-def _parse_bucket(text: str) -> Principal:
-    return Principal.parse(text, PrincipalKind.BUCKET)
-
-
 def _parse_revoked(text: str) -> Principal | bytes:
     """A bucket's principal, or the id of an invite."""
     if text.startswith(_PREFIX):
-        return _parse_bucket(text)
+        return parse_bucket_principal(text)
     invite_id = decode_base64url(text)
     if len(invite_id) != INVITE_ID_BYTES:
         raise ValueError("neither a bucket's principal nor an invite, as `bucket ls` prints them")
     return invite_id
 
 
-_BUCKET: Final = Parsed("bucket", _parse_bucket)
 _REVOKED: Final = Parsed("bucket or invite", _parse_revoked)
 _ADDRESS: Final = Parsed("host:port", parse_address)
 
@@ -124,7 +119,7 @@ def ls(target: Target, output: Output) -> None:
 
 
 @click.command("approve")
-@click.argument("bucket", type=_BUCKET)
+@click.argument("bucket", type=BUCKET_PRINCIPAL)
 @json_option
 @pass_output
 @client_options

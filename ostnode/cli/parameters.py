@@ -48,8 +48,14 @@ def _parse_accessor(text: str) -> Principal:
     return Principal.parse(text, PrincipalKind.ACCESSOR)
 
 
+def parse_bucket_principal(text: str) -> Principal:
+    """A bucket's `bkt1q…`; raises InvalidArgumentError."""
+    return Principal.parse(text, PrincipalKind.BUCKET)
+
+
 PRINCIPAL: Final = Parsed("principal", Principal.parse)
 ACCESSOR: Final = Parsed("accessor", _parse_accessor)
+BUCKET_PRINCIPAL: Final = Parsed("bucket", parse_bucket_principal)
 BLOB_ID: Final = Parsed("blob id", BlobId.from_hex)
 CLUSTER_ID: Final = Parsed("cluster id", ClusterId.from_hex)
 UID: Final = Parsed("uid", Uid.from_hex)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ostnode.errors import error_class
 from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.fields import Message, Request
@@ -85,6 +86,18 @@ class IndexCalls(ABC):
     async def cluster_status(self) -> ClusterInfo:
         """Totals and buckets (app or operator)."""
         return await self.ask_index(ClusterStatus(), ClusterInfo)
+
+    async def fleet_status(self, after: Principal | None = None) -> fl.FleetInfo:
+        """Whether there are enough buckets, and a page of them (app or operator)."""
+        return await self.ask_index(fl.FleetStatus(after), fl.FleetInfo)
+
+    async def set_bucket_state(self, bucket: Principal, state: str) -> str:
+        """Decide what a bucket is for: standby, active, full or retired (operator only).
+
+        The state that it has now: a silent or full one takes it up as soon as it can.
+        """
+        answer = await self.ask_index(fl.SetBucketState(bucket, state), fl.BucketStanding)
+        return answer.state
 
     async def invite_bucket(
         self, ttl_s: int, *, auto_approve: bool = False, label: str = ""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from ostnode.base64url import encode_base64url
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, Principal, PrincipalKind
+from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
@@ -123,6 +124,16 @@ def _cluster_status(name: str, _request: ClusterStatus) -> HttpCall:
     return HttpCall(name, "GET", "/v1/cluster")
 
 
+def _fleet_status(name: str, request: fl.FleetStatus) -> HttpCall:
+    query = {} if request.after is None else {"after": _bucket(request.after)}
+    return HttpCall(name, "GET", "/v1/buckets", query)
+
+
+def _set_bucket_state(name: str, request: fl.SetBucketState) -> HttpCall:
+    path = f"/v1/buckets/{_bucket(request.bucket)}/state"
+    return HttpCall(name, "POST", path, json={"state": request.state})
+
+
 def _push_chunk(name: str, request: m.PushChunk) -> HttpCall:
     headers = {
         "Ost-Grant": encode_base64url(request.grant),
@@ -214,6 +225,8 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     m.Locate: _locate,
     m.DeleteAccessor: _delete_accessor,
     ClusterStatus: _cluster_status,
+    fl.FleetStatus: _fleet_status,
+    fl.SetBucketState: _set_bucket_state,
     m.PushChunk: _push_chunk,
     m.UploadStatus: _upload_status,
     m.CancelUpload: _cancel_upload,

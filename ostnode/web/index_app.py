@@ -11,6 +11,7 @@ from ostnode.web.asgi import WebRequest
 from ostnode.web.front import Front
 from ostnode.web.jsonroutes import Fields, Route, json_app
 from ostnode.web.sessions import Sessions
+from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Service
@@ -60,6 +61,8 @@ INDEX_ROUTES: Final = (
     Route("DELETE", "/v1/accessors/<accessor>", m.DeleteAccessor),
     Route("GET", "/v1/locate/<accessor>/<blob_id>", m.Locate),
     Route("GET", "/v1/cluster", ClusterStatus),
+    Route("GET", "/v1/buckets", fl.FleetStatus),
+    Route("POST", "/v1/buckets/<bucket>/state", fl.SetBucketState, body=True),
     Route("GET", "/v1/members", mb.ListMembers),
     Route("POST", "/v1/members/<bucket>/approval", mb.ApproveBucket),
     Route("DELETE", "/v1/members/<bucket>", mb.RevokeBucket),

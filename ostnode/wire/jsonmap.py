@@ -48,7 +48,7 @@ _PRINCIPAL_KINDS: Final[Mapping[str, PrincipalKind]] = {
     "source": PrincipalKind.ACCESSOR,
 }
 """How the principal in a field of this name is printed."""
-_OF_BUCKETS: Final = frozenset({"BucketAddress", "BucketStatus", "MemberInfo"})
+_OF_BUCKETS: Final = frozenset({"BucketAddress", "BucketStatus", "FleetBucket", "MemberInfo"})
 """Messages whose `principal` is a bucket."""
 _ANY_KIND: Final = frozenset({"accessor", "source"})
 """Fields where an owner may name its own principal: every kind is read."""

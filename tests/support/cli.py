@@ -12,9 +12,11 @@ import pytest
 
 from ostnode.cli.app import run
 from ostnode.client import ClientOptions, Downloaded, UploadedBlob
+from ostnode.errors import NotFoundError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId, ClusterId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
+from ostnode.wire import fleet as fl
 from ostnode.wire import messages as m
 from ostnode.wire.status import BucketStatus, ClusterInfo
 
@@ -46,6 +48,7 @@ class ScriptedClient:
 
     calls: list[tuple] = field(default_factory=list)
     failure: BaseException | None = None
+    old_index: bool = False
 
     def note(self, *call: object) -> None:
         self.calls.append(call)
@@ -87,6 +90,28 @@ class ScriptedClient:
         return ClusterInfo(
             ClusterId(bytes(16)), INDEX.principal, 1, 9, 2, 3, 0, 4096, 0, 0, (bucket,)
         )
+
+    async def fleet_status(self, after: Principal | None = None) -> fl.FleetInfo:
+        self.note("fleet_status", after)
+        if self.old_index:
+            raise NotFoundError
+        bucket = fl.FleetBucket(
+            BUCKET.principal,
+            "lost",
+            "active",
+            ADDRESS.http,
+            zone="rack 7",
+            weight=2 << 30,
+            space=m.Space(100 << 30, 50 << 30, 1 << 20),
+            last_seen=1_700_000_000,
+            feed_behind=2,
+        )
+        alert = "0 of 3 buckets are active, and no bucket stands by"
+        return fl.FleetInfo(0, 3, 0, 1 << 30, 4, alert, (bucket,))
+
+    async def set_bucket_state(self, bucket: Principal, state: str) -> str:
+        self.note("set_bucket_state", bucket, state)
+        return "lost"
 
     async def upload(self, source: Path, **options: object) -> UploadedBlob:
         self.note("upload", source, options)

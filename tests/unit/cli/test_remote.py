@@ -196,9 +196,34 @@ def test_blob_rm_of_anothers_message(cli: Cli) -> None:
 
 def test_cluster_status_is_readable_and_complete(cli: Cli) -> None:
     lines = cli.as_caller("cluster", "status").out
-    assert "active" in lines
-    assert "http://bucket.test" in lines
-    assert "50.0 GiB" in lines
-    assert lines.splitlines()[-1].endswith(" 2")  # of 9 feed events it has had 7
+    for text in (
+        "http://bucket.test", "50.0 GiB", "lost (active)", "rack 7", "2.0 GiB",
+        "0 of 3", "(1073741824 B) wanted", "bucket 4", "no bucket stands by",
+    ):  # fmt: skip
+        assert text in lines
+    assert lines.splitlines()[-1].endswith(" 2")
     shown = cli.as_caller("cluster", "status", "--json").json
     assert (shown["users"], shown["buckets"][0]["state"]) == (2, "active")
+    fleet = shown["fleet"]
+    assert (fleet["buckets"][0]["state"], fleet["making"]) == ("lost", 4)
+
+
+def test_cluster_status_of_an_index_that_tells_less(cli: Cli) -> None:
+    cli.client.old_index = True
+    lines = cli.as_caller("cluster", "status").out
+    assert "active" in lines
+    assert lines.splitlines()[-1].endswith(" 2")  # of 9 feed events it has had 7
+    assert "fleet" not in cli.as_caller("cluster", "status", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [("activate", "active"), ("standby", "standby"), ("full", "full"), ("retire", "retired")],
+)
+def test_operators_decide_states(cli: Cli, command: str, state: str) -> None:
+    bucket = BUCKET_TEXT.partition("@")[0]
+    shown = cli.as_caller("bucket", command, bucket, "--json").json
+    assert shown == {"bucket": bucket, "decided": state, "state": "lost"}
+    assert cli.client.calls == [("set_bucket_state", BUCKET.principal, state)]
+    assert "lost" in cli.as_caller("bucket", command, bucket).out
+    assert cli.as_caller("bucket", command, "usr1qq").code == 2

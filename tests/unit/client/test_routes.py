@@ -5,6 +5,7 @@ import pytest
 from ostnode.client.routes import blob_call, http_call, session_call
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, GrantId, Principal, PrincipalKind, Uid
+from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
@@ -51,6 +52,8 @@ CHAT_TEXT = CHAT.text(PrincipalKind.ACCESSOR)
         (mb.InviteBucket(60), "POST /v1/invites"),
         (mb.WithdrawInvite(b"\xff" * 8), "DELETE /v1/invites/__________8"),
         (mb.ListMembers(), "GET /v1/members"),
+        (fl.FleetStatus(), "GET /v1/buckets"),
+        (fl.SetBucketState(USER, "standby"), f"POST /v1/buckets/{BUCKET_TEXT}/state"),
         (mb.ApproveBucket(USER), f"POST /v1/members/{BUCKET_TEXT}/approval"),
         (mb.RevokeBucket(USER), f"DELETE /v1/members/{BUCKET_TEXT}"),
     ],
