@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -25,6 +28,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import mint_grant, open_grant
 from ostnode.keyfiles import create_key_file, load_seed, successor_of
 from ostnode.net.link import open_link
+from ostnode.node import rotation
 from ostnode.node.memory import MembershipFile
 from ostnode.node.rotation import rotate_bucket_key
 from ostnode.wire import membership as mb
@@ -408,6 +412,60 @@ async def test_a_change_of_keys_that_was_cut_off_goes_on(
     assert new.principal == waiting.principal
     await node.start()
     await cluster.settle()
+
+
+STEPS = ("create_key_file", "tell", "keep_change", "put_in_place")
+
+
+@pytest.mark.parametrize("overlap_s", [0, 3600])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_change_of_keys_goes_on_from_every_point(
+    autojump_clock, cluster: Cluster, monkeypatch, step: str, *, after: bool, overlap_s: int
+) -> None:
+    """The command ends before or after a step, bucket and index start anew, it is given again."""
+    node = cluster.buckets[0]
+    await all_ready(cluster)
+    where = rotation._Index if step == "tell" else rotation
+    with monkeypatch.context() as broken:
+        broken.setattr(where, step, cut_off(getattr(where, step), after=after))
+        with pytest.raises(CutOffError):
+            await rotate(cluster, node, overlap_s)
+    await node.crash()
+    await cluster.index.stop()
+    await cluster.index.start()
+    if after and step == "put_in_place":
+        # It was done, and says so: the change that is told now is the next one.
+        cluster.clock.ahead_s = 3601
+    new = await rotate(cluster, node, overlap_s)
+    await node.crash()
+    await all_ready(cluster)
+    await cluster.settle()
+    assert node.role.key.principal == new.principal
+    assert node.role.principal == node.key.principal
+    assert [each.name for each in node.data_dir.iterdir() if "key." in each.name] == []
+
+
+class CutOffError(Exception):
+    """The process ended here."""
+
+
+def cut_off(step: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    """The step, at whose end or beginning the process ends."""
+
+    def ended(*arguments: object) -> object:
+        done = step(*arguments) if after else None
+        if not inspect.iscoroutine(done) and not inspect.iscoroutinefunction(step):
+            raise CutOffError
+
+        async def end() -> None:
+            if done is not None:
+                await done
+            raise CutOffError
+
+        return end()
+
+    return ended
 
 
 async def test_keys_do_not_change_twice_at_once(autojump_clock, cluster: Cluster) -> None:
