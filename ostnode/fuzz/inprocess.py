@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -27,6 +26,7 @@ from ostnode.fuzz.watching import (
     blocks_above,
     failure_name,
     failure_text,
+    own_garbage,
     time_limited,
     watched_log,
 )
@@ -82,7 +82,7 @@ class InProcess(Target):
         self._world, self._nursery = world, nursery
         self._rng = SeededRng("links")
         self._links = 0
-        self._blocks = sys.getallocatedblocks()
+        self._blocks = blocks_above(0)
         self._tasks = trio.lowlevel.current_statistics().tasks_living
         self._dialled: set[str] = set()
         self.findings: list[Finding] = []
@@ -222,7 +222,7 @@ def _slowness() -> float:
 
 def _timed(case: Case, cast: Cast) -> tuple[Played, float]:
     played = Played()
-    with watched_log() as logged, time_limited():
+    with watched_log() as logged, time_limited(), own_garbage():
         try:
             cpu_s = run_virtually(lambda: _play(case, cast, played))
         except StuckError:
