@@ -43,7 +43,9 @@ def _file(segment: dict) -> str:
 def test_a_golden_payload_means_what_it_meant(row: dict) -> None:
     payload = decode_payload(row["kind"], bytes.fromhex(row["payload"]))
     assert Kind(row["kind"]).name == row["name"]
-    assert shown(payload) == row["fields"]
+    # A field that came later is absent, and means that.
+    said = {name: value for name, value in shown(payload).items() if value is not None}
+    assert said == {name: value for name, value in row["fields"].items() if value is not None}
     assert encode_payload(payload).hex() == row["payload"]
 
 

@@ -91,6 +91,8 @@ class FakeIndex:
     ends: dict[int, m.ClosedEnd] = field(default_factory=dict)
     """The latest ends as they were named, by the event that asked: a repeat gets the same."""
     batches: list[m.SyncBucket] = field(default_factory=list)
+    asked_from: list[int] = field(default_factory=list)
+    """Where in the feed each poll began."""
     lose_answers: int = 0
     features: frozenset[str] = frozenset(FEATURES)
 
@@ -114,6 +116,7 @@ class FakeIndex:
 
     def read_feed(self, request: Request) -> m.FeedBatch:
         assert isinstance(request, m.Feed)
+        self.asked_from.append(request.seq)
         events = tuple(self.feed[request.seq :][:500])
         seq = request.seq + len(events)
         return m.FeedBatch(self.incarnation, seq, int(self.clock.now()), events)

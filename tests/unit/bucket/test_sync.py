@@ -21,6 +21,7 @@ from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Reply
 from ostnode.wire.eventcodec import encode_event
+from ostnode.wire.session import LEDGER
 from tests.support.bucketkit import (
     ALICE,
     BOB,
@@ -399,6 +400,7 @@ class Patient:
 
     def __init__(self, index: FakeIndex) -> None:
         self._index = index
+        self.features = index.features
 
     async def call(self, request) -> Reply:
         if isinstance(request, m.Feed) and request.seq == len(self._index.feed):
@@ -436,3 +438,31 @@ async def test_b37_blobs_that_expire_together_are_all_removed_and_refunded() -> 
         assert kit.stored == {blob_of(b"to stay")}
         assert len(list(kit.bucket.store.durable.scan(b"C"))) == 1
         assert kit.bucket.desk.durable.reference_count(uid_of(ALICE)) == 0
+
+
+async def test_a_link_that_brings_more_has_the_feed_read_again() -> None:
+    """Once, from the start; one that brings less goes on where the last one was."""
+    async with Kit().running() as kit:
+        kit.index.features = frozenset()
+        kit.index.tell(e.AccessorDeleted(RANDOM.principal), e.AccessorDeleted(GENERAL.principal))
+        await kit.talk()
+        assert kit.index.asked_from == [0, 2]
+        kit.index.features = frozenset({LEDGER})
+        await kit.talk()
+        await kit.talk()
+        assert kit.index.asked_from[2:] == [0, 2]
+        kit.index.features = frozenset()
+        await kit.talk()
+        kit.index.features = frozenset({LEDGER})
+        await kit.talk()
+        assert kit.index.asked_from[4:] == [2, 0]
+
+
+async def test_a_restart_knows_as_what_the_feed_was_read() -> None:
+    kit = Kit()
+    async with kit.running():
+        kit.index.tell(e.AccessorDeleted(RANDOM.principal))
+        await kit.talk()
+    async with kit.running():
+        await kit.talk()
+        assert kit.index.asked_from == [0, 1, 1]

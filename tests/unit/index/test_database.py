@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from ostnode.ids import ClusterId, Principal
 from ostnode.roles.index import DatabaseFailedError, DatabaseUnusableError, Rules
 from ostnode.roles.index.core import memberrows, rows
 from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.database import schema
 from ostnode.roles.index.database.engine import Database, Job
 from ostnode.roles.index.database.repository import (
     BATCH_JOBS_MAX,
@@ -335,10 +337,13 @@ async def test_a_newer_schema_is_refused(tmp_path) -> None:
         pass
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("UPDATE meta SET schema_version = 99")
+        connection.execute("ALTER TABLE users RENAME TO people")
     connection.close()
+    before = dump(tmp_path)
     with pytest.raises(DatabaseUnusableError, match="schema 99"):
         async with index.open():
             pass
+    assert dump(tmp_path) == before
 
 
 async def test_a_database_of_schema_1_is_taken_up(tmp_path) -> None:
@@ -349,7 +354,8 @@ async def test_a_database_of_schema_1_is_taken_up(tmp_path) -> None:
         await index.change(("register", index.alice, 1000))
         held = await index.allocate(index.alice, blob(1), 10)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        for table in ("members", "invites", "roster", "index_keys"):
+        undo_version_3(connection)
+        for table in ADDED_BY_2:
             connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE meta SET schema_version = 1")
     connection.close()
@@ -360,8 +366,85 @@ async def test_a_database_of_schema_1_is_taken_up(tmp_path) -> None:
         assert [member.state for member in page.members] == ["approved", "approved"]
         assert page.epoch == int(index.clock.now())
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        assert connection.execute("SELECT schema_version FROM meta").fetchone() == (2,)
+        assert connection.execute("SELECT schema_version FROM meta").fetchone() == (3,)
     connection.close()
+
+
+OF_SCHEMA_1 = (
+    "meta",
+    "users",
+    "grants",
+    "charges",
+    "placements",
+    "buckets",
+    "outbox_answers",
+    "rejected_events",
+    "blocked_principals",
+    "burned_accessors",
+    "accessor_deletions",
+    "feed",
+    "feed_unstamped",
+)
+ADDED_BY_2 = ("members", "invites", "roster", "index_keys")
+
+
+def undo_version_3(connection: sqlite3.Connection) -> None:
+    """Make the tables those of schema 2."""
+    kept = {*OF_SCHEMA_1, *ADDED_BY_2}
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (table,) in names:
+        if table not in kept:
+            connection.execute(f"DROP TABLE {table}")
+    connection.execute("DROP INDEX charges_by_age")
+    for statement in schema._MIGRATIONS[2]:
+        table, column = re.match(r"ALTER TABLE (\w+) ADD COLUMN (\w+)", statement).groups()
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    connection.execute("UPDATE meta SET schema_version = 2")
+
+
+def dump(directory: Path) -> list[str]:
+    """Everything in the database, as SQL."""
+    connection = sqlite3.connect(directory / FILE_NAME)
+    lines = list(connection.iterdump())
+    connection.close()
+    return lines
+
+
+async def test_a_database_of_schema_2_is_taken_up_with_its_accounts(tmp_path) -> None:
+    index = IndexCluster(Rules(), tmp_path, 2)
+    async with index.open():
+        await index.bucket.sync()
+        await index.change(("register", index.alice, 1000))
+        charged = await index.allocate(index.alice, blob(1), 10)
+        held = await index.allocate(index.alice, blob(2), 20)
+        await index.bucket.sync(index.bucket.completed(charged))
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        undo_version_3(connection)
+    connection.close()
+    async with index.open():
+        assert await index.account(index.alice) == (10, 20)
+        assert (await index.allocate(index.alice, blob(2), 20)).grant_id == held.grant_id
+        await index.bucket.sync(index.bucket.completed(held), index.bucket.released(charged))
+        assert await index.account(index.alice) == (20, 0)
+    async with index.open():
+        assert await index.account(index.alice) == (20, 0)
+
+
+async def test_a_migration_that_fails_half_way_changes_nothing(tmp_path, monkeypatch) -> None:
+    index = IndexCluster(Rules(), tmp_path, 1)
+    async with index.open():
+        pass
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        undo_version_3(connection)
+    connection.close()
+    before = dump(tmp_path)
+    with monkeypatch.context() as patched:
+        broken = {**schema._MIGRATIONS, 2: (*schema._MIGRATIONS[2], "CREATE nonsense")}
+        patched.setattr(schema, "_MIGRATIONS", broken)
+        with pytest.raises(DatabaseUnusableError, match="syntax error"):
+            SqliteDatabase(tmp_path)
+    assert dump(tmp_path) == before
+    SqliteDatabase(tmp_path).close()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path) -> None:
@@ -399,6 +482,8 @@ TABLES = {
     rows.OutboxAnswer: "outbox_answers",
     rows.Rejected: "rejected_events",
     rows.Blocked: "blocked_principals",
+    rows.BlockedBlob: "blocked_blobs",
+    rows.Chore: "chores",
     rows.Burned: "burned_accessors",
     rows.DeletionCount: "accessor_deletions",
     rows.FeedRow: "feed",
