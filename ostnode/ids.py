@@ -30,7 +30,7 @@ class FixedBytes(bytes):
     def __new__(cls, value: bytes | bytearray | memoryview) -> Self:
         if len(value) != cls.length:
             raise InvalidArgumentError(f"a {cls.label} has {cls.length} bytes, not {len(value)}")
-        return super().__new__(cls, value)
+        return bytes.__new__(cls, value)
 
     @classmethod
     def from_hex(cls, text: str) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -102,7 +103,7 @@ def recorded_connections() -> Iterator[list[Recording]]:
         yield opened
 
 
-def copied(source: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+def _copied(source: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     """The same database in another file, opened as the index opens its own."""
     copy = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     source.backup(copy)
@@ -111,11 +112,24 @@ def copied(source: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     return copy
 
 
-def replay(connection: sqlite3.Connection, statements: list[Statement]) -> None:
-    """Run them in a bare loop, and read every row they find."""
-    execute, executemany = connection.execute, connection.executemany
-    for sql, parameters in statements:
-        if isinstance(parameters, list):
-            executemany(sql, parameters)
-        else:
-            execute(sql, parameters).fetchall()
+def writes_of(statements: list[Statement]) -> list[Statement]:
+    """Without the questions among them."""
+    return [each for each in statements if not each[0].lstrip().startswith("SELECT")]
+
+
+class Reference:
+    """A bare loop over a copy of the index's database, in step with it."""
+
+    def __init__(self, source: sqlite3.Connection, path: Path) -> None:
+        self._copy = _copied(source, path)
+
+    def seconds(self, statements: list[Statement]) -> float:
+        """What it takes to run them, and to read every row they find."""
+        execute, executemany = self._copy.execute, self._copy.executemany
+        start = time.perf_counter()
+        for sql, parameters in statements:
+            if isinstance(parameters, list):
+                executemany(sql, parameters)
+            else:
+                execute(sql, parameters).fetchall()
+        return time.perf_counter() - start

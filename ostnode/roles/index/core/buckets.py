@@ -130,6 +130,7 @@ class Chooser:
 
     def __init__(self) -> None:
         self._map: PartitionMap | None = None
+        self._mapped: list[Bucket] = []
 
     def bucket_for(self, tables: Tables, blob_id: BlobId, size: int = 0) -> Bucket:
         """The bucket that has the blob, else the one a new blob of `size` bytes gets.
@@ -159,28 +160,35 @@ class Chooser:
             return self.bucket_for(tables, blob_id)
         serving = [row for row in tables.buckets.where() if row.state in _SERVING]
         active = [row for row in serving if row.state is BucketState.ACTIVE]
-        known = {row.principal: row for row in active or serving}
+        known = active or serving
         if not known:
             raise NoBucketError("no bucket is active")
-        return known[self._map_of(known.values()).bucket_of(blob_id)]
+        return _named(known, self._map_of(known).bucket_of(blob_id))
 
     def _choose(self, tables: Tables, blob_id: BlobId, size: int) -> Bucket:
-        active = {row.principal: row for row in tables.buckets.where(state=BucketState.ACTIVE)}
+        active = tables.buckets.where(state=BucketState.ACTIVE)
         if not active:
             raise NoBucketError("no bucket is active and has room")
-        chosen = active[self._map_of(active.values()).bucket_of(blob_id)]
+        chosen = _named(active, self._map_of(active).bucket_of(blob_id))
         if _has_room(chosen, size):
             return chosen
-        roomy = {key: row for key, row in active.items() if _has_room(row, size)}
+        roomy = [row for row in active if _has_room(row, size)]
         if not roomy:
             raise NoBucketError(f"no bucket has room for {size} bytes")
-        return roomy[PartitionMap(_sites(roomy.values())).bucket_of(blob_id)]
+        return _named(roomy, PartitionMap(_sites(roomy)).bucket_of(blob_id))
 
-    def _map_of(self, active: Collection[Bucket]) -> PartitionMap:
-        sites = _sites(active)
-        if self._map is None or self._map.sites != sites:
-            self._map = PartitionMap(sites)
+    def _map_of(self, active: list[Bucket]) -> PartitionMap:
+        # Within a transaction these are the same rows again, and the comparison costs nothing.
+        if self._map is None or active != self._mapped:
+            sites = _sites(active)
+            if self._map is None or self._map.sites != sites:
+                self._map = PartitionMap(sites)
+            self._mapped = active
         return self._map
+
+
+def _named(buckets: Collection[Bucket], principal: Principal) -> Bucket:
+    return next(bucket for bucket in buckets if bucket.principal == principal)
 
 
 def _sites(buckets: Collection[Bucket]) -> dict[Principal, Site]:

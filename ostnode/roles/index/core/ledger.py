@@ -79,9 +79,10 @@ def _change_placement(
     tables: Tables, blob_id: BlobId, bucket: Principal, *, grants: int = 0, charges: int = 0
 ) -> None:
     old = tables.placements.get(blob_id) or Placement(blob_id, bucket)
-    new = replace(old, grants=old.grants + grants, charges=old.charges + charges)
-    if new.grants == 0 and new.charges == 0:
+    grants, charges = old.grants + grants, old.charges + charges
+    if grants == 0 and charges == 0:
         tables.placements.drop(blob_id)
     else:
         # A charge means that the bucket had room after all: there is a copy, and it stays.
-        tables.placements.put(replace(new, moving=new.moving and new.charges == 0))
+        moving = old.moving and charges == 0
+        tables.placements.put(replace(old, grants=grants, charges=charges, moving=moving))

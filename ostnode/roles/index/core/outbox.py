@@ -44,14 +44,14 @@ def sync_bucket(
     known = bucket.acked_seq - request.first_seq + 1
     _check_repeated(tables, bucket, request, known)
     tables.drop_answers_before(principal, request.first_seq)
-    floor, before = bucket.floor, bucket.http
+    before, applied = bucket.http, bucket
     for seq, data in enumerate(request.events, request.first_seq):
         if seq > bucket.acked_seq:
-            floor = _take(tables, replace(bucket, floor=floor), seq, data, now)
+            applied = _take(tables, applied, seq, data, now)
     bucket = replace(
         reported(bucket, rules, request.space, now),
         acked_seq=max(bucket.acked_seq, last),
-        floor=floor,
+        floor=applied.floor,
         http=request.http,
     )
     if before != bucket.http:
@@ -76,14 +76,14 @@ def _check_repeated(tables: Tables, bucket: Bucket, request: m.SyncBucket, known
         raise resync.resync_error(tables, bucket, reason, behind=True)
 
 
-def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> int:
-    """Apply one event or set it aside; the bucket's floor after it."""
-    closed, floor = None, bucket.floor
+def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> Bucket:
+    """Apply one event or set it aside; the bucket, its floor as the event leaves it."""
+    closed, after = None, bucket
     try:
         with tables.alone():
             event = decode_event(data, e.OutboxEvent)
             if isinstance(event, e.FloorRaised):
-                floor = _raise_floor(tables, bucket, event.floor)
+                after = _raise_floor(tables, bucket, event.floor)
             else:
                 closed = _apply(tables, bucket, event, now)
     except OstError as error:
@@ -92,7 +92,7 @@ def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> in
         closed = _given_up(tables, bucket, data)
     grant_id, end = (closed.grant_id, closed.end) if closed else (b"", 0)
     tables.answers.put(OutboxAnswer(bucket.principal, seq, _digest(data), grant_id, end))
-    return floor
+    return after
 
 
 def _given_up(tables: Tables, bucket: Bucket, data: bytes) -> m.ClosedEnd | None:
@@ -146,11 +146,11 @@ def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClose
     return m.ClosedEnd(grant.grant_id, grant.latest_end)
 
 
-def _raise_floor(tables: Tables, bucket: Bucket, floor: int) -> int:
+def _raise_floor(tables: Tables, bucket: Bucket, floor: int) -> Bucket:
     """Free every grant that can never complete any more."""
     for grant in tables.grants_ended(bucket.principal, floor):
         ledger.end_grant(tables, grant)
-    return max(bucket.floor, floor)
+    return replace(bucket, floor=max(bucket.floor, floor))
 
 
 def _move_elsewhere(tables: Tables, bucket: Bucket, blob_id: BlobId) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from typing_extensions import override
 
@@ -24,9 +24,10 @@ from ostnode.roles.index.database.sqltables import LAST_PLACE, SqlTables
 
 R = TypeVar("R")
 
-WAITING_ROWS_MAX: Final = 64
-"""Of one table: a question that is not about a key looks through them; more are written first."""
 _UNKNOWN: Final = object()
+
+_Step = tuple["_CachedRows[Any]", Key, object, bool]
+"""A change of one row: what was known of it before, and whether that waited to be written."""
 
 
 class CachedTables(SqlTables):
@@ -72,15 +73,6 @@ class CachedTables(SqlTables):
     def _ask(self, sql: str, parameters: Sequence[Column] = ()) -> Iterable[Sequence[Any]]:
         self._changes.write()
         return super()._ask(sql, parameters)
-
-
-class _Step(NamedTuple):
-    """A change of one row: what was known of it, and whether that waited to be written."""
-
-    rows: _CachedRows[Any]
-    key: Key
-    before: object
-    waited: bool
 
 
 class _Changes(AbstractContextManager[None]):
@@ -155,6 +147,7 @@ class _CachedRows(SqlRows[R], Generic[R]):
         self._known: dict[Key, R | None] = {}
         self._waiting: dict[Key, None] = {}
         self._found: dict[tuple[tuple[str, Column], ...], list[R]] = {}
+        self._by_values: dict[tuple[str, ...], dict[Key, dict[Key, None]]] = {}
         changes.add(self)
 
     @override
@@ -177,8 +170,6 @@ class _CachedRows(SqlRows[R], Generic[R]):
         question = tuple(equal.items())
         found = self._found.get(question)
         if found is None:
-            if len(self._waiting) > WAITING_ROWS_MAX:
-                self._changes.write()
             found = self._found[question] = self._as_changed(self._where(equal), equal)
         return [*found]
 
@@ -191,7 +182,7 @@ class _CachedRows(SqlRows[R], Generic[R]):
     @override
     def delete(self, condition: str, *parameters: Column) -> None:
         # A step like any other: there is no way back from it.
-        self._changes.steps.append(_Step(self, (), _UNKNOWN, waited=False))
+        self._changes.steps.append((self, (), _UNKNOWN, False))
         self._changes.write()
         super().delete(condition, *parameters)
         self.forget()
@@ -201,6 +192,7 @@ class _CachedRows(SqlRows[R], Generic[R]):
         self._known.clear()
         self._waiting.clear()
         self._found.clear()
+        self._by_values.clear()
 
     def write(self) -> None:
         """Write what waits, in the order of the first changes."""
@@ -208,6 +200,7 @@ class _CachedRows(SqlRows[R], Generic[R]):
             return
         known = [(key, self._known[key]) for key in self._waiting]
         self._waiting.clear()
+        self._by_values.clear()
         # First what goes: another row may take its place.
         dropped = [key for key, row in known if row is None]
         if dropped:
@@ -228,10 +221,13 @@ class _CachedRows(SqlRows[R], Generic[R]):
 
     def _change(self, key: Key, row: R | None) -> None:
         before, waited = self._known.get(key, _UNKNOWN), key in self._waiting
-        self._changes.steps.append(_Step(self, key, before, waited))
+        self._changes.steps.append((self, key, before, waited))
         self._known[key] = row
         self._waiting[key] = None
         self._found.clear()
+        if row is not None:
+            for names, keys in self._by_values.items():
+                keys.setdefault(_values(row, names), {})[key] = None
 
     def _remember(self, row: R) -> R:
         self._known.setdefault(self._key_of(row), row)
@@ -239,14 +235,28 @@ class _CachedRows(SqlRows[R], Generic[R]):
 
     def _as_changed(self, found: list[R], equal: dict[str, Column]) -> list[R]:
         """What the database answered, with what waits to be written in its place."""
-        rows = {self._key_of(row): row for row in found}
-        for key, row in rows.items():
-            self._known.setdefault(key, row)
+        rows = {self._key_of(self._remember(row)): row for row in found}
         if not self._waiting:
             return found
-        for key in self._waiting:
-            rows.pop(key, None)
-            changed = self._known[key]
-            if changed and all(getattr(changed, name) == equal[name] for name in equal):
-                rows[key] = changed
-        return [rows[key] for key in sorted(rows)]
+        current = {key: row for key, row in rows.items() if key not in self._waiting}
+        names, values = tuple(equal), tuple(equal.values())
+        for key in self._waiting_with(names).get(values, ()):
+            row = self._known.get(key)
+            if row is not None and key in self._waiting and _values(row, names) == values:
+                current[key] = row
+        return [current[key] for key in sorted(current)]
+
+    def _waiting_with(self, names: tuple[str, ...]) -> dict[Key, dict[Key, None]]:
+        """The keys of waiting rows by the columns of a question; more than there are now."""
+        by_values = self._by_values.get(names)
+        if by_values is None:
+            by_values = self._by_values[names] = {}
+            for key in self._waiting:
+                row = self._known[key]
+                if row is not None:
+                    by_values.setdefault(_values(row, names), {})[key] = None
+        return by_values
+
+
+def _values(row: object, names: tuple[str, ...]) -> Key:
+    return tuple(getattr(row, name) for name in names)

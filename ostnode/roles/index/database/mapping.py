@@ -42,6 +42,7 @@ class SqlRows(Rows[R], Generic[R]):
         self._key_of = _key_reader(*key)
         self._converters = _converters(row)
         self._order = ", ".join(key)
+        self._questions: dict[tuple[object, ...], str] = {}
         by_key = " AND ".join(f"{name} = ?" for name in key)
         names = ", ".join(columns)
         updates = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
@@ -74,25 +75,33 @@ class SqlRows(Rows[R], Generic[R]):
 
     def select(self, condition: str, *parameters: Column) -> list[R]:
         """The rows for a condition of ours, which may go on with ORDER BY and LIMIT."""
-        return self._read(condition, parameters)
+        return self._read(f"{self._select} WHERE {condition}", parameters)
 
     def delete(self, condition: str, *parameters: Column) -> None:
         """Delete the rows for a condition of ours."""
         self._connection.execute(f"{self._delete} WHERE {condition}", parameters)
 
     def _where(self, equal: dict[str, Column]) -> list[R]:
+        values = tuple(equal.values())
+        truths = tuple(value for value in values if isinstance(value, bool))
+        question = (*equal, truths)
+        sql = self._questions.get(question)
+        if sql is None:
+            sql = self._questions[question] = self._question(equal)
+        if truths:
+            values = tuple(value for value in values if not isinstance(value, bool))
+        return self._read(sql, values)
+
+    def _question(self, equal: dict[str, Column]) -> str:
         # A truth value stands in the text: an engine uses a partial index for a literal only.
         tests = [
             f"{name} = {int(value)}" if isinstance(value, bool) else f"{name} = ?"
             for name, value in equal.items()
         ]
-        condition = " AND ".join(tests) or "1 = 1"
-        parameters = [value for value in equal.values() if not isinstance(value, bool)]
-        return self._read(f"{condition} ORDER BY {self._order}", parameters)
+        return f"{self._select} WHERE {' AND '.join(tests) or '1 = 1'} ORDER BY {self._order}"
 
-    def _read(self, condition: str, parameters: Sequence[Column]) -> list[R]:
-        rows = self._connection.execute(f"{self._select} WHERE {condition}", parameters)
-        return [self._load(values) for values in rows]
+    def _read(self, sql: str, parameters: Sequence[Column]) -> list[R]:
+        return [self._load(values) for values in self._connection.execute(sql, parameters)]
 
     def _load(self, values: Sequence[Column]) -> R:
         converted: list[object] = [*values]
