@@ -131,7 +131,7 @@ class Mischief:
         heard = await self._refused(node, request, codes, rng.randbytes(said.size))
         if heard.code == "hash_mismatch":
             dead = DeadGrant(self.account, granted[0].grant, granted[1], said)
-            self.stage.dead_grants.append(dead)
+            self.stage.note_dead(dead)
 
     async def _push_misfits(self, rng: random.Random, step: Step) -> None:
         """A chunk of a wrong size or place; the upload it is of takes no harm."""

@@ -44,6 +44,7 @@ class Device:
             Act.CUT: self._cut,
             Act.RESUME: self._resume,
             Act.ABANDON: self._abandon,
+            Act.STALE: self._stale,
             Act.FORWARD: self._forward,
             Act.READ: self._read,
             Act.DELETE: self._delete,
@@ -136,6 +137,10 @@ class Device:
             await self._release(content)
         else:
             await self.maker.allocate(content)
+
+    async def _stale(self, rng: random.Random, step: Step) -> None:
+        """A grant is kept until about its end before it is used."""
+        await self.maker.upload(self._making(rng, step), rng, wait_s=rng.uniform(30, 110))
 
     async def _forward(self, rng: random.Random, step: Step) -> None:
         source = self._some_ref(rng, self._reachable)

@@ -62,6 +62,24 @@ class App:
         account.limits.add(_PLENTY)
         await self._change_users(m.UserChange("update", account.principal, _PLENTY))
 
+    async def compact_everything(self) -> None:
+        """Have every bucket compacted, and wait for it."""
+        lines = self.stage.lines
+        for node in self.stage.world.buckets:
+            heard = await lines.ask(self.operator, node.name, upkeep.CompactBucket())
+            assert heard.reply is not None
+            plan = heard.reply.message
+            assert isinstance(plan, upkeep.CompactionPlan)
+            for _ in range(PERSISTENCE_MAX):
+                await trio.sleep(_AGAIN_S)
+                heard = await lines.ask(self.operator, node.name, upkeep.MaintenanceStatus())
+                info = None if heard.reply is None else heard.reply.message
+                assert isinstance(info, upkeep.MaintenanceInfo)
+                if info.compaction.passes >= plan.pass_number:
+                    break
+            else:
+                raise self.stage.violated(f"the compaction of {node.name} does not end")
+
     async def persist(self, request: Request, lane: Lane | None = None) -> Heard:
         """Ask until there is an answer; what was in doubt before it is settled when it returns."""
         doubtful = False

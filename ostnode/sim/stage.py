@@ -23,6 +23,7 @@ from ostnode.wire import messages as m
 
 TOKEN_S: Final = {Scope.READ: 3600, Scope.REF_DEL: 60, Scope.ACC_DEL: 60}
 """As long as tokens may live."""
+_DEAD_KEPT: Final = 24
 _ANY_SKEW_S: Final = 1 << 40
 SKEW_S: Final = 25.0
 """No node's clock is further from the others'."""
@@ -180,6 +181,11 @@ class Stage:
         if rows is None or account.uid is None or account.moving:
             return False
         return View(rows).owns(account.principal, account.uid)
+
+    def note_dead(self, dead: DeadGrant) -> None:
+        """Remember a grant whose end was acknowledged; the oldest give way."""
+        self.dead_grants.append(dead)
+        del self.dead_grants[:-_DEAD_KEPT]
 
     def begin_deletion(self, chat: KeyPair) -> None:
         """A chat is about to be deleted; another one takes its place."""

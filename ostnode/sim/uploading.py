@@ -15,7 +15,7 @@ from ostnode.ids import NULL_ACCESSOR, Principal
 from ostnode.roles.bucket.tables import ReferenceId
 from ostnode.sim.calling import Heard, Lane, NoAnswerError
 from ostnode.sim.model import Account, Ref, State
-from ostnode.sim.stage import Begun, Stage
+from ostnode.sim.stage import Begun, DeadGrant, Stage
 from ostnode.sim.workload import Content
 from ostnode.wire import messages as m
 
@@ -109,14 +109,24 @@ class Maker:
         if heard.code not in _MAY_BE_REFUSED:
             raise self.stage.violated(f"{self.name}: allocation refused: {heard.refusal}")
 
-    async def upload(self, making: Making, rng: random.Random, cut: int | None = None) -> None:
-        """Upload, allocating again when a grant ends; `cut` pushes only so many chunks."""
+    async def upload(
+        self,
+        making: Making,
+        rng: random.Random,
+        cut: int | None = None,
+        wait_s: float = 0.0,
+    ) -> None:
+        """Upload, allocating again when a grant ends.
+
+        `cut` pushes only so many chunks, `wait_s` is how long the first grant lies about.
+        """
         try:
-            for _ in range(ROUNDS_MAX):
+            for number in range(ROUNDS_MAX):
                 granted = await self.allocate(making.content)
                 if granted is None:
                     break
                 making.begin(self.stage, granted[1])
+                await trio.sleep(0 if number else wait_s)
                 if await self._push(making, *granted, rng, cut):
                     return
             else:
@@ -155,6 +165,7 @@ class Maker:
         making.unanswered = making.unanswered or pushing.unanswered
         if pushing.reference is not None:
             self.made(making, pushing.reference, grant)
+            self.stage.note_dead(DeadGrant(self.account, allocation.grant, grant, making.content))
             return True
         if cut is not None and pushing.refusal is None:
             left = Begun(

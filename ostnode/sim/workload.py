@@ -33,6 +33,7 @@ class Act(StrEnum):
     CUT = "cut"
     RESUME = "resume"
     ABANDON = "abandon"
+    STALE = "stale"
     FORWARD = "forward"
     READ = "read"
     DELETE = "delete"
@@ -50,7 +51,8 @@ DEVICE_ACTS: Final[Mapping[Act, float]] = {
     Act.UPLOAD: 30,
     Act.CUT: 8,
     Act.RESUME: 6,
-    Act.ABANDON: 5,
+    Act.ABANDON: 4,
+    Act.STALE: 4,
     Act.FORWARD: 12,
     Act.READ: 14,
     Act.DELETE: 14,
@@ -64,7 +66,7 @@ APP_ACTS: Final[Mapping[Act, float]] = {
     Act.CHANGE_PRINCIPAL: 3,
     Act.BLOCK: 2,
     Act.DELETE_CHAT: 4,
-    Act.UPKEEP: 3,
+    Act.UPKEEP: 5,
 }
 
 
@@ -111,7 +113,7 @@ def make_steps(seed: int, seconds: float, pause_s: float = 12.0) -> tuple[Step, 
     steps = [
         step
         for actor in range(1 + ACCOUNTS * DEVICES_PER_ACCOUNT)
-        for step in _steps_of(actor, rng, seconds, pause_s if actor else 3 * pause_s)
+        for step in _steps_of(actor, rng, seconds, pause_s)
     ]
     return tuple(
         Step(number, step.actor, step.act, step.pause_s, step.seed)
