@@ -6,9 +6,11 @@ import socket
 
 import pytest
 import trio
+import trio.testing
 
 from ostnode.errors import InvalidArgumentError
 from ostnode.net.memory import memory_stream_pair
+from ostnode.net.session import LinkLimits
 from ostnode.net.transport import (
     LinkClosedError,
     TcpNetwork,
@@ -17,6 +19,10 @@ from ostnode.net.transport import (
     send_pieces,
     split_address,
 )
+from ostnode.wire.calls import Reply
+from ostnode.wire.frames import BODY_BYTES_MAX
+from tests.support import wire_peers
+from tests.support.wire_peers import INFO, PUSH, READ, linked
 
 
 async def echo(stream):
@@ -226,3 +232,50 @@ async def test_receiving_is_woken_by_closing(nursery, streams):
     nursery.start_soon(ours.aclose)
     with pytest.raises(LinkClosedError):
         await receive_into(ours, memoryview(bytearray(10)))
+
+
+ROW = bytes(range(256)) * 1024
+SHAPES = {
+    "as it is": memoryview(ROW),
+    "wide items": memoryview(ROW).cast("Q"),
+    "a table": memoryview(ROW).cast("B", (512, 512)),
+    "with gaps": memoryview(bytes(2 * len(ROW)))[::2],
+    "backwards": memoryview(ROW)[::-1],
+}
+
+
+@pytest.mark.parametrize("body", SHAPES.values(), ids=SHAPES)
+async def test_a_body_goes_over_as_its_bytes_whatever_its_shape(body):
+    async def give(caller, request, received):
+        if request == PUSH:
+            return await wire_peers.echo(caller, request, received)
+        await trio.lowlevel.checkpoint()
+        return Reply(INFO, body)
+
+    wanted = body.tobytes()
+    network = TcpNetwork()
+    async with (
+        linked(give, network=network, address="127.0.0.1:0") as (link, cluster),
+        trio.open_nursery() as nursery,
+    ):
+        with trio.fail_after(5):
+            for _ in range(3):
+                nursery.start_soon(link.call, PUSH, body)
+            assert (await link.call(READ)).body == wanted
+            assert (await link.call(PUSH, body)).message.missing == len(wanted)
+        asked = [received for _, request, received in cluster.service.asked if request == PUSH]
+        assert asked == [wanted] * 4
+
+
+async def test_a_body_of_wide_items_counts_in_bytes_against_the_window(autojump_clock):
+    async def slow(caller, request, received):
+        await trio.sleep(1)
+        return await wire_peers.echo(caller, request, received)
+
+    limits = LinkLimits(window_bytes=BODY_BYTES_MAX)
+    body = memoryview(bytes(1 << 20))
+    async with linked(slow, limits=limits) as (link, _), trio.open_nursery() as nursery:
+        nursery.start_soon(link.call, PUSH, body[: 1 << 19])
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await link.call(PUSH, body.cast("Q"))).message.missing == len(body)
+        assert trio.current_time() >= 2
