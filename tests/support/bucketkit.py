@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+import trio
 from blake3 import blake3
 
 from ostnode.env import InlineWorker, Worker
@@ -22,6 +23,7 @@ from ostnode.store.store import StoreOptions
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Reply, authorise, call_of
+from ostnode.wire.checking import Compare, Compared
 from ostnode.wire.eventcodec import decode_event, encode_event
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.session import FEATURES
@@ -108,6 +110,10 @@ class FakeIndex:
         self.feed.extend(map(encode_event, events))
 
     async def call(self, request: Request) -> Reply:
+        if isinstance(request, Compare):
+            # Nothing is ever wanted.
+            await trio.sleep(request.wait_ms / 1000)
+            return Reply(Compared(0))
         reply = self.take(request) if isinstance(request, m.SyncBucket) else self.read_feed(request)
         if self.lose_answers:
             self.lose_answers -= 1

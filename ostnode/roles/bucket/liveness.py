@@ -137,8 +137,8 @@ def _outbox_acked(record: Record, rows: Reader) -> bool:
 def _feed_cursor(record: Record, rows: Reader) -> bool:
     said = _payload(record, r.FeedCursor)
     place = number_at(rows, t.FEED_INCARNATION), number_at(rows, t.FEED_SEQ)
-    level = number_at(rows, t.FEED_LEVEL)
-    return (*place, level) == (said.incarnation, said.seq, said.level or 0)
+    read = number_at(rows, t.FEED_LEVEL), number_at(rows, t.FEED_LIFE)
+    return (*place, *read) == (said.incarnation, said.seq, said.level or 0, said.life or 0)
 
 
 def _quarantined(record: Record, rows: Reader) -> bool:

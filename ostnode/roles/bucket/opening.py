@@ -21,7 +21,8 @@ from ostnode.roles.bucket.records import Init
 from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.bucket.statements import Statements
-from ostnode.roles.bucket.tasks import IndexSync, Sweeper
+from ostnode.roles.bucket.talking import IndexSync
+from ostnode.roles.bucket.tasks import Sweeper
 from ostnode.store.disk import Disk
 from ostnode.store.errors import StoreOwnerError
 from ostnode.store.keyspace import KeyIndex
@@ -89,7 +90,7 @@ async def open_bucket(
             await mend_outbox(desk, clock)
             hashing = read_worker or worker
             async with (
-                _serving(options, store, desk, incarnation, clock, hashing) as bucket,
+                _serving(options, store, desk, clock, hashing) as bucket,
                 trio.open_nursery() as nursery,
             ):
                 if sweeping:
@@ -107,7 +108,6 @@ async def _serving(
     options: BucketOptions,
     store: Store,
     desk: Desk,
-    incarnation: int,
     clock: Clock,
     worker: Worker,
 ) -> AsyncIterator[Bucket]:
@@ -116,7 +116,7 @@ async def _serving(
         completions = Completions(
             desk, store, options.rules, damages, clock=clock, worker=worker, nursery=nursery
         )
-        statements = Statements(options, incarnation)
+        statements = Statements(options, lambda: desk.durable.number(t.INCARNATION))
         maintenance = Maintenance(desk, store, options, clock)
         service = BucketService(
             options,
@@ -130,7 +130,7 @@ async def _serving(
             worker=worker,
         )
         sweeper = Sweeper(desk, options, service.last_progress, clock)
-        sync = IndexSync(desk, store, options, incarnation)
+        sync = IndexSync(desk, store, options, clock)
         nursery.start_soon(damages.run)
         await completions.resume()
         yield Bucket(store, desk, service, sweeper, sync, maintenance)

@@ -260,12 +260,14 @@ class OutboxAcked(Message):
 class FeedCursor(Message):
     """Everything of the index's feed up to here has been applied.
 
-    `level` says as what it was read (`core.sync.feed_level`); a version before 1 wrote none.
+    `level` says as what it was read (`core.sync.feed_level`); a version before 1 wrote none. `life`
+    counts the index's incarnations since the first that was read, none for that.
     """
 
     incarnation: Amount
     seq: Amount
     level: Amount | None = None
+    life: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,31 +333,11 @@ class ScrubPosition(Message):
 
 
 Payload = (
-    Init
-    | Upload
-    | ChunkMatched
-    | Commit
-    | ReferenceAdded
-    | ReferenceRemoved
-    | Tombstone
-    | GrantRenewed
-    | GrantClosed
-    | GrantsEnded
-    | GrantsForgotten
-    | Floor
-    | AccessorBurned
-    | User
-    | Blocked
-    | SingleUse
-    | SingleUseForgotten
-    | OutboxAcked
-    | FeedCursor
-    | ChunksDropped
-    | Swept
-    | Quarantined
-    | Healed
-    | ScrubPosition
-)
+    Init | Upload | ChunkMatched | Commit | ReferenceAdded | ReferenceRemoved | Tombstone
+    | GrantRenewed | GrantClosed | GrantsEnded | GrantsForgotten | Floor | AccessorBurned | User
+    | Blocked | SingleUse | SingleUseForgotten | OutboxAcked | FeedCursor | ChunksDropped | Swept
+    | Quarantined | Healed | ScrubPosition
+)  # fmt: skip
 
 KINDS: Final[dict[type[Payload], Kind]] = {
     Init: Kind.INIT,

@@ -165,6 +165,7 @@ def _feed_cursor(rows: Writer, payload: r.FeedCursor) -> None:
     rows.put(t.FEED_INCARNATION, t.u64(payload.incarnation))
     rows.put(t.FEED_SEQ, t.u64(payload.seq))
     rows.put(t.FEED_LEVEL, t.u64(payload.level or 0))
+    rows.put(t.FEED_LIFE, t.u64(payload.life or 0))
 
 
 def _swept(rows: Writer, payload: r.Swept) -> None:

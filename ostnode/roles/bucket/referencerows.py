@@ -20,6 +20,7 @@ from ostnode.roles.bucket.packing import sortable, sorted_number
 from ostnode.store.keyspace import Reader, Writer
 
 _TAG_BYTES: Final = 8
+_UID_BYTES: Final = 8
 _TAGS_END: Final = b"\xff" * 16
 """Behind every number that a way ends with."""
 
@@ -72,6 +73,38 @@ def references_of(rows: Reader, uid: Uid, blob_id: BlobId | None = None) -> Iter
     for _, name, _ in _behind(rows, t.USER_REFERENCES + uid + (blob_id or b"")[:_TAG_BYTES]):
         if blob_id in {None, name.blob_id}:
             yield name
+
+
+def held(rows: Reader, after: bytes) -> Iterator[tuple[Uid, BlobId]]:
+    """Uids and the blobs they refer to, each once and in order, behind a place (uid and blob id).
+
+    A step for each, however many references it has.
+    """
+    seek = t.USER_REFERENCES + after[: _UID_BYTES + _TAG_BYTES]
+    while (way := next(iter(rows.scan(t.USER_REFERENCES, seek)), None)) is not None:
+        group = way[0][1 : 1 + _UID_BYTES + _TAG_BYTES]
+        uid = Uid(group[:_UID_BYTES])
+        for blob_id in sorted(_blobs_in(rows, uid, group[_UID_BYTES:])):
+            if uid + blob_id > after:
+                yield uid, blob_id
+        seek = t.USER_REFERENCES + group + _TAGS_END
+
+
+def _blobs_in(rows: Reader, uid: Uid, tag: bytes) -> Iterator[BlobId]:
+    """The uid's blobs whose ids begin alike: almost always one.
+
+    Another is looked for among those stored or quarantined: not among the uid's references, which
+    may be a million.
+    """
+    found = _behind(rows, t.USER_REFERENCES + uid + tag)
+    first = next((name.blob_id for _, name, _ in found), None)
+    known = {key[1:] for key, _ in rows.scan(t.BLOBS + tag)}
+    known |= {key[1:33] for key, _ in rows.scan(t.FINDINGS + tag)}
+    if first is not None:
+        yield first
+    for blob_id in map(BlobId, known - {first}):
+        if any(True for _ in references_of(rows, uid, blob_id)):
+            yield blob_id
 
 
 def references_for(rows: Reader, accessor: Principal) -> Iterator[t.ReferenceId]:

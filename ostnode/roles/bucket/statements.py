@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ostnode.errors import TokenInvalidError
@@ -17,7 +18,8 @@ _TOKENS_REMEMBERED: Final = 16_384
 class Statements:
     """Opens grants and access tokens. What the request decides is left to the decisions."""
 
-    def __init__(self, options: BucketOptions, incarnation: int) -> None:
+    def __init__(self, options: BucketOptions, incarnation: Callable[[], int]) -> None:
+        """`incarnation` is the bucket's as it is now."""
         self._options = options
         self._incarnation = incarnation
         self._grants: VerifiedCache[Grant] = VerifiedCache(_GRANTS_REMEMBERED)
@@ -26,12 +28,13 @@ class Statements:
     def grant(self, data: bytes, now: float) -> Grant:
         """A grant of our index for this bucket; raises GrantInvalidError or GrantExpiredError."""
         grant, signers = self._grants.get(data, now), self._options.signers()
-        if grant is None or grant.index not in signers:
+        incarnation = self._incarnation()
+        if grant is None or grant.index not in signers or grant.bucket_incarnation != incarnation:
             grant = open_grant(
                 data,
                 index=signers,
                 bucket=self._options.principal,
-                bucket_incarnation=self._incarnation,
+                bucket_incarnation=incarnation,
                 now=now,
                 skew=self._options.tokens.skew_s,
             )

@@ -86,6 +86,7 @@ OUTBOX_ACKED: Final = META + b"outbox_acked"
 FEED_INCARNATION: Final = META + b"feed_incarnation"
 FEED_SEQ: Final = META + b"feed_seq"
 FEED_LEVEL: Final = META + b"feed_level"
+FEED_LIFE: Final = META + b"feed_life"
 SCRUB: Final = META + b"scrub"
 """Not a number: the ScrubPosition."""
 

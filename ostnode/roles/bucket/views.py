@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice, takewhile
+from typing import Final
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
 from ostnode.roles.bucket import referencerows as references
@@ -17,6 +18,9 @@ from ostnode.roles.bucket.records import (
     decode_payload,
 )
 from ostnode.store.keyspace import Reader
+
+LIFE_SHIFT: Final = 40
+"""Versions grow by one with each change of an entity: they stay below that."""
 
 
 class View:
@@ -135,6 +139,30 @@ class View:
         user = self.user(uid)
         return user is not None and user.deleted
 
+    def held(self, after: bytes) -> Iterator[tuple[Uid, BlobId, int | None]]:
+        """What every uid holds, with its stored size, in order behind a place (uid and blob id)."""
+        for uid, blob_id in references.held(self._rows, after):
+            row = self.blob(blob_id)
+            yield uid, blob_id, None if row is None else row.size
+
+    def burned_accessors(self, after: bytes) -> Iterator[bytes]:
+        """Accessors that are gone for ever, in order."""
+        return (key[1:] for key, _ in self._rows.scan(t.BURNED, t.BURNED + after))
+
+    def users(self, after: bytes) -> Iterator[tuple[bytes, t.UserRow]]:
+        """Registrations in order of their uids."""
+        for key, row in self._rows.scan(t.USERS, t.USERS + after):
+            yield key[1:], t.UserRow.unpack(row)
+
+    def grants_unended(self, after: bytes, limit: int) -> tuple[list[GrantId], bytes]:
+        """Closed grants whose latest end nobody has named, among the next `limit` grants; the
+        place behind them, empty at the end.
+        """
+        rows = list(islice(self._rows.scan(t.GRANTS, t.GRANTS + after), limit))
+        found = [(GrantId(key[1:]), t.unpack_grant(row)) for key, row in rows]
+        unended = [name for name, row in found if isinstance(row, t.ClosedGrant) and not row.end]
+        return unended, rows[-1][0][1:] if len(rows) == limit else b""
+
     def uids(self, principal: Principal) -> list[Uid]:
         """The principal's live registrations: one, but for the moment a change takes to arrive."""
         return [Uid(key[33:]) for key, _ in self._rows.scan(t.PRINCIPALS + principal)]
@@ -237,6 +265,14 @@ class View:
     def feed_level(self) -> int:
         """As what the feed was read so far; see `core.sync.feed_level`."""
         return self.number(t.FEED_LEVEL)
+
+    def feed_life(self) -> int:
+        """Which of the index's incarnations is read, counted from the first that was."""
+        return self.number(t.FEED_LIFE)
+
+    def version(self, said: int) -> int:
+        """A version in the feed as rows keep it: a later life of the index has the later word."""
+        return self.feed_life() << LIFE_SHIFT | said
 
     def _any(self, prefix: bytes) -> bool:
         return next(iter(self._rows.scan(prefix)), None) is not None

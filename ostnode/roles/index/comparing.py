@@ -163,6 +163,7 @@ class Comparing:
                 await self._approved(bucket, lambda tables: resync.begin(tables, bucket, request))
                 self._resyncs[bucket] = work = _Work(self._new_run(), Mending.RESYNC)
                 _log.warning("resync_begun", bucket=bucket.hex())
+                self._tell()
                 return c.Compared(work.run, resync=True)
             case _:
                 return await self._page(bucket, part, request)
@@ -170,15 +171,14 @@ class Comparing:
     async def _wanted(self, bucket: Principal, wait_ms: int) -> c.Compared:
         deadline = trio.current_time() + wait_ms / 1000
         if await self._approved(bucket, partial(resync.is_begun, principal=bucket)):
-            new = _Work(self._new_run(), Mending.RESYNC)
-            return c.Compared(self._resyncs.setdefault(bucket, new).run, resync=True)
+            self._resyncs.setdefault(bucket, _Work(self._new_run(), Mending.RESYNC))
         self._parked[bucket] += 1
         try:
             while True:
-                work, news = self._works.get(bucket), self._news
+                work, news = self._resyncs.get(bucket) or self._works.get(bucket), self._news
                 if work is not None and work.state != "done":
                     work.state, work.compared, work.findings = "running", 0, 0
-                    return c.Compared(work.run)
+                    return c.Compared(work.run, resync=work.mending is Mending.RESYNC)
                 if trio.current_time() >= deadline:
                     return c.Compared(0)
                 with trio.move_on_at(deadline):
@@ -220,9 +220,13 @@ class Comparing:
         mending = Mending.REPAIR if request.repair else Mending.REPORT
         self._works = {bucket: _Work(run, mending) for bucket in wanted}
         self._own = _Own(run, mending, done=request.bucket is not None)
+        self._tell()
+        return await self._progress(run)
+
+    def _tell(self) -> None:
+        """Let those who wait for work look again."""
         news, self._news = self._news, trio.Event()
         news.set()
-        return await self._progress(run)
 
     async def _progress(self, run: int) -> c.CheckProgress:
         missing = await self._transact(resync.missing)

@@ -42,7 +42,7 @@ def test_every_key_that_counts_signs_grants_and_none_that_is_over() -> None:
         cluster_id=ClusterId(bytes(16)),
         index_keys=lambda: keys,
     )
-    statements = Statements(options, 1)
+    statements = Statements(options, lambda: 1)
     by_old, by_new = granted(OLD), granted(NEW)
     assert statements.grant(by_old, NOW).index == OLD.principal
     with pytest.raises(GrantInvalidError, match="another key"):
@@ -60,4 +60,4 @@ def test_every_key_that_counts_signs_grants_and_none_that_is_over() -> None:
 
 def test_without_a_roster_the_index_has_the_key_it_was_known_by() -> None:
     options = BucketOptions(principal=BUCKET, index=OLD.principal, cluster_id=ClusterId(bytes(16)))
-    assert Statements(options, 1).grant(granted(OLD), NOW).index == OLD.principal
+    assert Statements(options, lambda: 1).grant(granted(OLD), NOW).index == OLD.principal

@@ -113,6 +113,9 @@ def _check_grant(view: View, ask: Ask) -> None:
     incarnation, _ = view.feed_cursor()
     if incarnation and ask.grant.grant_id.incarnation != incarnation:
         raise GrantInvalidError("the grant is of another life of the index; allocate again")
+    if ask.grant.bucket_incarnation != view.number(t.INCARNATION):
+        # Verified a moment ago, while the bucket learned that it was set back.
+        raise GrantInvalidError("the grant is of another life of this bucket; allocate again")
     if ask.grant.expires_at <= view.number(t.FLOOR):
         raise GrantExpiredError("the grant is over; allocate again")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ostnode.ids import NULL_ACCESSOR
 from ostnode.roles.bucket import tables as t
@@ -42,7 +43,7 @@ def apply_feed(draft: Draft, events: Sequence[e.FeedEvent], cursor: FeedCursor) 
         _apply(draft, event)
     known = (*draft.feed_cursor(), draft.feed_level())
     if known != (cursor.incarnation, cursor.seq, cursor.level or 0):
-        draft.add(cursor)
+        draft.add(replace(cursor, life=draft.feed_life() or None))
 
 
 def _apply(draft: Draft, event: e.FeedEvent) -> None:
@@ -54,8 +55,9 @@ def _apply(draft: Draft, event: e.FeedEvent) -> None:
             if accessor != NULL_ACCESSOR and not draft.burned(accessor):
                 draft.add(AccessorBurned(accessor))
         case e.PrincipalBlocked():
-            if event.version > draft.blocked_version(event.principal):
-                draft.add(Blocked(event.principal, event.blocked, event.version))
+            version = draft.version(event.version)
+            if version > draft.blocked_version(event.principal):
+                draft.add(Blocked(event.principal, event.blocked, version))
         case e.GrantRevoked():
             _revoke(draft, event)
 
@@ -63,11 +65,10 @@ def _apply(draft: Draft, event: e.FeedEvent) -> None:
 def _change_user(draft: Draft, event: e.UserChanged) -> None:
     """Older versions are ignored; a deleted uid never comes back."""
     known = draft.user(event.uid)
-    if known is not None and (known.deleted or event.version <= known.version):
+    version = draft.version(event.version)
+    if known is not None and (known.deleted or version <= known.version):
         return
-    draft.add(
-        User(event.uid, event.principal, event.version, event.bytes_left, deleted=event.deleted)
-    )
+    draft.add(User(event.uid, event.principal, version, event.bytes_left, deleted=event.deleted))
 
 
 def _revoke(draft: Draft, event: e.GrantRevoked) -> None:
