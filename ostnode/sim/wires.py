@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -51,6 +52,7 @@ class Pipe:
         self._over: Mark | None = None
         self._dropped = False
         """The sending host is gone, or ends: nothing more is taken from it."""
+        self._is_reset = False
         self._changed = trio.lowlevel.ParkingLot()
 
     # --- the sending end ------------------------------------------------------------------------
@@ -65,26 +67,27 @@ class Pipe:
                 data = data[room:]
             if not data:
                 return
-            await self._changed.park()
+            await self._park(self.back)
 
     async def wait_room(self) -> None:
         """Wait until a byte could be sent."""
         self.check_writable()
         while self._pending >= PIPE_BYTES_MAX:
-            await self._changed.park()
+            await self._park(self.back)
             self.check_writable()
 
     def check_writable(self) -> None:
         """Raise what a writer gets once its side has ended or a reset came back."""
         if self._dropped:
             raise trio.ClosedResourceError("this side has ended the stream")
-        if self.back.broken:
+        if self.back.is_broken():
             raise trio.BrokenResourceError("the other side is gone")
 
     def mark(self, mark: Mark) -> None:
-        """End this direction behind what is on its way."""
-        if not self._dropped:
+        """End this direction behind what is on its way; a reset may still follow an end."""
+        if not self._dropped or (mark is Mark.RESET and not self._is_reset):
             self._dropped = True
+            self._is_reset = mark is Mark.RESET
             self._launch(mark)
 
     def silence(self) -> None:
@@ -115,6 +118,8 @@ class Pipe:
         self._flight.append((self._due(), piece))
         if isinstance(piece, bytes):
             self._pending += len(piece)
+        else:
+            self.back.wake()
         self._changed.unpark_all()
 
     def _due(self) -> float | None:
@@ -130,7 +135,8 @@ class Pipe:
         flight, self._flight = self._flight, deque()
         for due, piece in flight:
             self._flight.append((self._due() if due is None else due, piece))
-        self._changed.unpark_all()
+        self.wake()
+        self.back.wake()
 
     def hold(self) -> None:
         """What is on its way is lost, and sent again once nothing holds it."""
@@ -139,19 +145,21 @@ class Pipe:
 
     # --- the receiving end ----------------------------------------------------------------------
 
-    @property
-    def broken(self) -> bool:
+    def is_broken(self) -> bool:
         """Whether a reset has arrived."""
+        self._land()
         return self._over is Mark.RESET
 
     @property
-    def waiting(self) -> bool:
-        """Whether anything has not been received yet."""
-        return bool(self._flight)
+    def next_due(self) -> float | None:
+        """When the next arrives; None while nothing will."""
+        return self._flight[0][0] if self._flight and self._over is not Mark.RESET else None
 
     async def take(self, bytes_max: int) -> bytes:
         """At least one byte, b"" at the end."""
         while True:
+            if self.forgotten:
+                raise trio.ClosedResourceError("this stream is closed")
             self._land()
             if self._arrived:
                 taken = bytes(self._arrived[:bytes_max])
@@ -163,10 +171,11 @@ class Pipe:
                 raise trio.BrokenResourceError("the other side is gone")
             if self._over is Mark.END:
                 return b""
-            await self._wait()
+            await self._park(self)
 
-    async def _wait(self) -> None:
-        due = self._flight[0][0] if self._flight else None
+    async def _park(self, pipe: Pipe) -> None:
+        """Wait for news of this direction, or until something arrives in that one."""
+        due = pipe.next_due
         if due is None:
             await self._changed.park()
         else:
@@ -176,7 +185,7 @@ class Pipe:
     def _land(self) -> None:
         """Receive what is due."""
         now = trio.current_time()
-        while self._flight and self._over is None:
+        while self._flight and self._over is not Mark.RESET:
             due, piece = self._flight[0]
             if due is None or due > now:
                 return
@@ -194,9 +203,10 @@ class Pipe:
         self._changed.unpark_all()
 
     def forget(self) -> None:
-        """The receiving end is gone: what comes now is answered by a reset."""
+        """The receiving end is gone: what is unread, and what comes now, is answered by a reset."""
         self.forgotten = True
-        if self._flight:
+        self.wake()
+        if self._pending:
             self.back.mark(Mark.RESET)
 
 
@@ -223,6 +233,9 @@ class SimStream(trio.abc.HalfCloseableStream):
 
     @override
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        bytes_max = PIPE_BYTES_MAX if max_bytes is None else operator.index(max_bytes)
+        if bytes_max < 1:
+            raise ValueError("max_bytes must be >= 1")
         if self._is_receiving:
             raise trio.BusyResourceError("another task is receiving")
         self._is_receiving = True
@@ -230,13 +243,15 @@ class SimStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError("this stream is closed")
-            return await self._incoming.take(max_bytes or PIPE_BYTES_MAX)
+            return await self._incoming.take(bytes_max)
         finally:
             self._is_receiving = False
 
     @override
     async def send_eof(self) -> None:
         with self._sending():
+            if self._closed:
+                raise trio.ClosedResourceError("this stream is closed")
             self._outgoing.mark(Mark.END)
             await trio.lowlevel.checkpoint()
 
