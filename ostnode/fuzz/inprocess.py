@@ -166,8 +166,8 @@ class InProcess(Target):
             try:
                 await link.call(question)
             except OstError as refusal:
-                # The app of a case may have deleted its user.
-                if refusal.code not in {"not_found", "user_unknown"}:
+                # The app of a case may have deleted its user, or blocked it.
+                if refusal.code not in {"not_found", "user_unknown", "not_authorized"}:
                     raise
 
     def links_left(self) -> int:

@@ -66,8 +66,9 @@ async def test_a_caller_cancelled_while_its_body_is_on_the_way(autojump_clock):
     async with linked() as (link, cluster):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.call, PUSH, bytes(1 << 20))
-            while not link._session.unsent.queued:
+            for _ in range(2):
                 await trio.lowlevel.checkpoint()
+            assert link._session.unsent.queued
             nursery.cancel_scope.cancel()
         assert (await link.call(PUSH, b"next")).message == m.PushResult(4)
         # The cancellation may come before the first has begun.

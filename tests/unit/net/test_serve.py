@@ -285,6 +285,7 @@ async def test_a_handler_with_tasks_that_is_cancelled_is_no_failure(autojump_clo
 )
 async def test_a_handler_whose_tasks_fail_is_an_internal_error(autojump_clock, failure):
     async def with_tasks(caller, request, body):
+        await trio.lowlevel.checkpoint()
         raise failure
 
     async with served(with_tasks) as cluster, cluster.link() as link:

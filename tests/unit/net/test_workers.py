@@ -261,6 +261,7 @@ async def test_a_deadline_that_passed_does_not_end_the_worker_between_two_reques
 
     async def busy(event):
         autojump_clock.jump(1)
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     here = site(busy)
     here.take(*[push(number, 900 + 1000 * number) for number in range(1, 40)])
