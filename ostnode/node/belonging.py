@@ -163,7 +163,8 @@ class Belonging:
         """From the key by which an index knows the bucket that was set back, to the present one."""
         taken = 0
         for change in self._changes:
-            with suppress(NotAuthorizedError):  # one that it knows of, or does not need
+            # One that it knows of, or does not need; or the file was tampered with.
+            with suppress(NotAuthorizedError, TokenInvalidError):
                 await _call(link, change, mb.KeyChanged)
                 taken += 1
         if not taken:

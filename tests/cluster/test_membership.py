@@ -29,6 +29,7 @@ from ostnode.identity.tokens import mint_grant, open_grant
 from ostnode.keyfiles import create_key_file, load_seed, successor_of
 from ostnode.net.link import open_link
 from ostnode.node import rotation
+from ostnode.node.errors import StartError
 from ostnode.node.memory import MembershipFile
 from ostnode.node.rotation import rotate_bucket_key
 from ostnode.wire import membership as mb
@@ -599,6 +600,35 @@ async def test_the_index_changes_its_key(autojump_clock, cluster: Cluster) -> No
         await node.crash()
     await all_ready(cluster)
     await cluster.check_accounts()
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_an_index_set_back_to_before_its_own_change_of_keys_takes_both_steps_again(
+    autojump_clock, cluster: Cluster, *, over: bool
+) -> None:
+    await all_ready(cluster)
+    await cluster.settle()
+    await cluster.index.stop()
+    backup, old_file = cluster.directory / "backup", cluster.config.index.key_file
+    shutil.copytree(cluster.index.data_dir, backup)
+    new_file = cluster.directory / "index-2.key"
+    create_key_file(new_file, cluster.rng)
+    await cluster.index.start()
+    switched = {"key_file": new_file, "next_key_file": None, "key_overlap": 1000}
+    await restart_index(cluster, next_key_file=new_file)
+    await all_ready(cluster)
+    await trio.sleep(1)
+    await restart_index(cluster, **switched)
+    await all_ready(cluster)
+    await trio.sleep(1)
+    cluster.clock.ahead_s = 2000 * over
+    with pytest.raises(StartError, match="opens with the old one"):
+        await set_back(cluster, backup)
+    await restart_index(cluster, key_file=old_file, next_key_file=new_file)
+    await restart_index(cluster, **switched)
+    await all_ready(cluster)
+    kept = await cluster.alice.upload(b"as before", cluster.general)
+    assert await cluster.bob.can_read(cluster.general, kept)
 
 
 def forged_grant(signer: KeyPair, cluster: Cluster, held: m.Allocation) -> m.Allocation:

@@ -133,7 +133,8 @@ def found(tables: Tables, options: IndexOptions, principal: Principal, now_us: i
     )
     if switched is None or meta.cluster_id != options.cluster_id:
         raise DatabaseUnusableError(
-            "the database belongs to another cluster or index key: check data_dir and key_file"
+            "the database belongs to another cluster or index key: check data_dir and key_file; "
+            "a backup from before a change of the index's key opens with the old one"
         )
     meta = switched
     try:

@@ -233,10 +233,11 @@ KEY_CHANGES = mb.ChangeBucketKey(b"1", b"2"), mb.ChangeBucketKey(b"2", b"3")
 
 
 async def test_a_bucket_shows_its_changes_of_keys_to_an_index_that_lost_them(belonging) -> None:
-    here = belonging(KNOWN, TOKEN, OTHER.principal, KEY_CHANGES)
-    link = Script(NotAuthorizedError(), NotAuthorizedError(), mb.KeyChanged(0), told(5))
-    await here.enter(link)
-    assert link.asked == [mb.GetRoster(0, 0), *KEY_CHANGES, mb.GetRoster(0, 0)]
+    for refusal in (NotAuthorizedError(), TokenInvalidError()):
+        here = belonging(KNOWN, TOKEN, OTHER.principal, KEY_CHANGES)
+        link = Script(NotAuthorizedError(), refusal, mb.KeyChanged(0), told(5))
+        await here.enter(link)
+        assert link.asked == [mb.GetRoster(0, 0), *KEY_CHANGES, mb.GetRoster(0, 0)]
 
 
 async def test_a_bucket_that_changed_its_key_does_not_join_under_it(belonging) -> None:
