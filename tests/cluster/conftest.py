@@ -44,5 +44,10 @@ async def app(cluster: Cluster) -> Person:
 
 
 @pytest.fixture
+async def operator(cluster: Cluster) -> Person:
+    return cluster.operator
+
+
+@pytest.fixture
 async def general(cluster: Cluster) -> Chat:
     return cluster.general
