@@ -97,6 +97,7 @@ class Belonging:
         self._now = now
         self._changes = changes
         self._token_refused = False
+        self._superseded = False
         self._told = 0
         self._dials = 0
         self._keys = self._known.keys
@@ -152,6 +153,9 @@ class Belonging:
         One that has changed its key does not join: it would get that key for its name. A secret
         that was refused is not shown again: whoever copies it right would find the token used up.
         """
+        if self._superseded:
+            self._problem = "another key has followed the one it runs with: start it again"
+            raise refusal
         if self._key != self.bucket:
             await self._show_changes(link, refusal)
         elif self.place.token is None or self._token_refused:
@@ -217,7 +221,8 @@ class Belonging:
             if each.principal != self.bucket:
                 self._problem = "key_file holds the key of another bucket"
                 raise NotAuthorizedError(self._problem)
-            if each.old_key == self._key:
+            self._superseded = each.old_key == self._key
+            if self._superseded:
                 _log.warning("restart_for_new_key", old_key_until=each.old_until)
 
     async def _save(self, known: Remembered) -> None:

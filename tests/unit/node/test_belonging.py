@@ -249,6 +249,20 @@ async def test_a_bucket_that_changed_its_key_does_not_join_under_it(belonging) -
         assert link.asked == [mb.GetRoster(0, 0), *changes]
 
 
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_a_bucket_that_was_not_started_again_in_time_says_so(belonging, token) -> None:
+    here = belonging(token=token)
+    entry = RosterBucket(BUCKET, OTHER.principal, "approved", old_key=BUCKET, old_until=9)
+    roster = Roster(CLUSTER, 5, 0, (RosterKey(INDEX.principal),), (entry,))
+    await here.enter(Script(mb.SignedRoster(sign_roster(INDEX, roster))))
+    assert here.checks() == {"membership": ""}
+    link = Script(NotAuthorizedError())
+    with pytest.raises(NotAuthorizedError):
+        await here.enter(link)
+    assert "start it again" in here.checks()["membership"]
+    assert len(link.asked) == 1
+
+
 async def test_a_newer_roster_that_is_remembered_does_not_keep_a_bucket_pending(belonging) -> None:
     """Un-named and named again by the config of an index that was set back: who decides is that."""
     here = belonging()
