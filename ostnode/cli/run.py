@@ -23,9 +23,12 @@ from ostnode.node.running import run_until_signalled
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--until-eof", is_flag=True, help="Stop, too, when standard input, a pipe, comes to its end."
+)
 @json_option
 @pass_output
-def run(_output: Output, config: Path) -> None:
+def run(_output: Output, config: Path, *, until_eof: bool) -> None:
     """Run the roles that CONFIG names, until SIGTERM or Ctrl-C; then exit 0.
 
     What is in flight is finished first, within node.shutdown_deadline. Log lines go to standard
@@ -33,7 +36,7 @@ def run(_output: Output, config: Path) -> None:
     """
     loaded = load_config(config, os.environ)
     set_up_logging(loaded.log)
-    trio.run(run_until_signalled, loaded)
+    trio.run(partial(run_until_signalled, loaded, until_eof=until_eof))
 
 
 @click.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ostnode.config import Config, IndexConfig
@@ -11,6 +13,8 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.keyfiles import KeyFileError, load_seed
 from ostnode.node.errors import StartError
+from ostnode.node.indexmetrics import index_figures
+from ostnode.node.provisioning import open_provider
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
 from ostnode.roles.index import DatabaseUnusableError, IndexOptions, Rules, open_index
@@ -23,18 +27,24 @@ from ostnode.wire.calls import Kind
 async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> AsyncIterator[Role]:
     """An index on its database, with its heartbeat; raises StartError or KeyFileError."""
     key = load_key(index, seams.load_seed)
-    options = index_options(config, index, seams.load_seed)
     named = kinds_from({Kind.APP: index.apps, Kind.OPERATOR: index.operators})
     worker = seams.make_worker(1)
     try:
-        async with open_index(
-            options,
-            key,
-            clock=seams.clock,
-            rng=seams.rng,
-            worker=worker,
-            make_database=seams.make_database,
-        ) as service:
+        async with AsyncExitStack() as stack:
+            provider = await stack.enter_async_context(
+                open_provider(config, index, key.principal, seams)
+            )
+            options = replace(index_options(config, index, seams.load_seed), provider=provider)
+            service = await stack.enter_async_context(
+                open_index(
+                    options,
+                    key,
+                    clock=seams.clock,
+                    rng=seams.rng,
+                    worker=worker,
+                    make_database=seams.make_database,
+                )
+            )
             membership = service.membership
 
             def kinds_of(principal: Principal) -> frozenset[Kind]:
@@ -61,6 +71,7 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
                 http=index.http,
                 kinds_of=kinds_of,
                 checks=dict,
+                figures=partial(index_figures, service.insight),
                 kinds_news=lambda: membership.news,
                 roster_epoch=lambda: membership.epoch,
             )
@@ -107,4 +118,6 @@ def _rules(index: IndexConfig) -> Rules:
         accessor_deletions_per_day=index.accessor_deletions_per_day,
         bucket_full_at=index.bucket_full_at,
         bucket_back_at=index.bucket_back_at,
+        target_active=index.target_active,
+        headroom_bytes=index.headroom,
     )

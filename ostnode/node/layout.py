@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ostnode.config import Config, IndexConfig
 from ostnode.env import Rng
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import ClusterId, PrincipalKind
 from ostnode.keyfiles import create_key_file, load_seed
+from ostnode.node.ports import free_addresses
 
 INDEX_NAME: Final = "index"
 
@@ -99,6 +102,46 @@ index_peer = "{self.index.listeners.peer}"
 operators = ["{self.app.principal.text(PrincipalKind.OPERATOR)}"]
 segment_bytes = "64MiB"
 """
+
+
+def lay_out_bucket(
+    config: Config, index: IndexConfig, directory: Path, number: int, rng: Rng
+) -> Path:
+    """The config file of a bucket beside an index, made with its key unless they are there.
+
+    What all nodes of a cluster have in common is the index's. Raises OSError, KeyFileError or
+    StartError.
+    """
+    place = directory / f"bucket-{number}"
+    file = place / "bucket.toml"
+    if file.exists():
+        return file
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key_at(place / "bucket.key", rng)
+    http, peer = free_addresses(2, index.provision_host)
+    (admin,) = free_addresses(1)
+    common = config.model_dump(mode="json", include={"log", "node", "http", "tokens"})
+    roles = index.model_dump(mode="json", include={"apps", "operators"})
+    bucket = {
+        "key_file": "bucket.key",
+        "data_dir": "data",
+        "http": http,
+        "peer": peer,
+        "admin": admin,
+        **roles,
+    }
+    tables = [_table(f"[{name}]", table) for name, table in common.items()]
+    head = f'# Made by the index; yours to change.\ncluster_id = "{config.cluster_id}"\n\n'
+    draft = file.with_suffix(".new")
+    draft.write_text(head + "\n".join([*tables, _table("[[bucket]]", bucket)]), "utf-8")
+    draft.replace(file)
+    return file
+
+
+def _table(head: str, values: Mapping[str, object]) -> str:
+    """A table of TOML; JSON's texts, numbers and lists of these are TOML's too."""
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    return "\n".join([head, *lines, ""])
 
 
 def key_at(path: Path, rng: Rng) -> KeyPair:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
@@ -15,7 +15,41 @@ from ostnode.store.store import Store
 
 Figures = Callable[[], Iterable[Metric]]
 """A role's figures as of now."""
-_PREFIX: Final = "ostnode_bucket_"
+
+
+class Family:
+    """Figures whose names begin alike."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def gauge(self, name: str, help_text: str, value: float) -> Metric:
+        """A figure that goes up and down."""
+        return GaugeMetricFamily(self._prefix + name, help_text, value)
+
+    def counter(self, name: str, help_text: str, value: float) -> Metric:
+        """A figure that only grows; its name ends with `_total`."""
+        return CounterMetricFamily(self._prefix + name, help_text, value)
+
+    def gauges(self, name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+        """One gauge for each value of a label."""
+        family = GaugeMetricFamily(self._prefix + name, help_text, labels=[label])
+        for value, figure in values.items():
+            family.add_metric([value], figure)
+        return family
+
+    def counters(
+        self, name: str, help_text: str, label: str, values: Mapping[str, float]
+    ) -> Metric:
+        """One counter for each value of a label."""
+        family = CounterMetricFamily(self._prefix + name, help_text, labels=[label])
+        for value, figure in values.items():
+            family.add_metric([value], figure)
+        return family
+
+
+_BUCKET: Final = Family("ostnode_bucket_")
+_gauge, _counter = _BUCKET.gauge, _BUCKET.counter
 
 
 class _Told(Collector):
@@ -94,11 +128,3 @@ def _scrub(maintenance: Maintenance) -> Iterator[Metric]:
     yield _counter("scrub_read_bytes", "Bytes read and checked", scrub.bytes_read)
     yield _counter("scrub_problems", "Damage met, each time", scrub.problems)
     yield _gauge("findings", "Damage on record", maintenance.ledger.count())
-
-
-def _gauge(name: str, help_text: str, value: float) -> Metric:
-    return GaugeMetricFamily(_PREFIX + name, help_text, value)
-
-
-def _counter(name: str, help_text: str, value: float) -> Metric:
-    return CounterMetricFamily(_PREFIX + name, help_text, value)

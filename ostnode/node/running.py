@@ -7,7 +7,9 @@ in flight within the deadline, then background work, then stores; admin listener
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -29,6 +31,7 @@ from ostnode.node.seams import Seams
 from ostnode.roles.index import DatabaseFailedError
 from ostnode.store.errors import StoreFailedError
 
+_INPUT_BYTES: Final = 4096
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -36,15 +39,20 @@ async def run_until_signalled(
     config: Config,
     seams: Seams | None = None,
     *,
+    until_eof: bool = False,
     task_status: trio.TaskStatus[Sequence[Bound]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node until SIGTERM or SIGINT; a second one ends it without waiting for anybody.
+
+    With `until_eof` also until standard input, a pipe, ends: with whoever started this process.
 
     Raises what `run_node` raises, and NodeFailedError for that second signal.
     """
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, stop)
+        if until_eof:
+            nursery.start_soon(_watch_input, stop)
         await run_node(config, seams or Seams(), stop=stop, task_status=task_status)
         nursery.cancel_scope.cancel()
 
@@ -154,3 +162,10 @@ async def _watch_signals(
             if stop.is_set():
                 raise NodeFailedError("ended by a second signal; what was in flight is cut")
             stop.set()
+
+
+async def _watch_input(stop: trio.Event) -> None:
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+        while await stream.receive_some(_INPUT_BYTES):
+            pass
+    stop.set()

@@ -59,6 +59,7 @@ class Figures(Job):
     def __init__(self, transact: Transact) -> None:
         self._transact = transact
         self.totals = _NOTHING
+        self.totals_at = trio.current_time()
         self.overview = Overview()
         self.interval_s = INTERVAL_S
 
@@ -69,6 +70,7 @@ class Figures(Job):
         self.overview = await self._transact(overview)
         totals = await self._summed()
         self.totals = replace(totals, rejected_events=self.overview.rejected_events)
+        self.totals_at = trio.current_time()
         self.interval_s = max(INTERVAL_S, PAUSE_FACTOR * (trio.current_time() - started))
 
     async def _summed(self) -> Totals:
