@@ -90,8 +90,9 @@ async def test_b35_local_starts_a_bucket_process_that_ends_and_starts_with_the_i
 async def gone(*, about: Path | None = None, pid_file: Path | None = None) -> None:
     """Return when no process mentions the path, or the one in the file has ended."""
     with trio.fail_after(20):
-        while processes_about(str(about)) if about else is_there(pid_file):
-            await trio.sleep(0.05)  # noqa: ASYNC110  processes that are not ours tell nobody
+        # Processes that are not ours tell nobody.
+        while processes_about(str(about)) if about else is_there(pid_file):  # noqa: ASYNC110
+            await trio.sleep(0.05)
 
 
 def is_there(pid_file: Path | None) -> bool:
