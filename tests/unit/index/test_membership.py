@@ -20,7 +20,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import SIZE_MAX, ClusterId, Principal
 from ostnode.roles.index import DatabaseUnusableError, Rules
 from ostnode.roles.index.core import membership as core
-from ostnode.roles.index.core.memberrows import Invite, MemberState, RosterEpoch
+from ostnode.roles.index.core.memberrows import Invite, MemberState, PastKey, RosterEpoch
 from ostnode.roles.index.core.rows import THE_INDEX
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import run_alone
@@ -365,6 +365,17 @@ def test_a_key_that_was_a_buckets_follows_none(two) -> None:
             join(two, key)
     with pytest.raises(NotAuthorizedError, match="followed this one"):
         join(two, FIRST, NOW + 303)
+
+
+def test_a_bucket_does_not_change_its_key_without_end(two) -> None:
+    """Each change leaves a row, and wakes everybody."""
+    for number in range(core.PAST_KEYS_MAX - 1):
+        past = PastKey(Principal(number.to_bytes(32, "big")), FIRST)
+        two(lambda tables, past=past: tables.past_keys.put(past))
+    change(two, SECOND)
+    with pytest.raises(NotAuthorizedError, match="no more"):
+        change(two, THIRD, old=SECOND, caller=SECOND, now=NOW + 101)
+    assert change(two, THIRD, old=OTHER, caller=OTHER).key == THIRD
 
 
 def test_the_first_key_joins_again_while_it_counts(two) -> None:

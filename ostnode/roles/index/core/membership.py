@@ -40,6 +40,8 @@ FAILURES_MAX: Final = 5
 ROWS_MAX: Final = 4096
 """Members, revoked ones included, whose rows are kept for ever."""
 EPOCH_HEARD_MAX: Final = SIZE_MAX // 2
+PAST_KEYS_MAX: Final = 1024
+"""Of one bucket, kept for ever: once a week for twenty years."""
 _HASH_CONTEXT: Final = "ostnode join secret 1"
 
 
@@ -145,6 +147,8 @@ def change_key(tables: Tables, caller: Principal, change: KeyChange, now: int) -
         )
     if _owner(tables, change.new) is not None:
         raise NotAuthorizedError("this key is or was a bucket's already")
+    if len(tables.past_keys.where(bucket=bucket)) >= PAST_KEYS_MAX:
+        raise NotAuthorizedError(f"a bucket has changed its key {PAST_KEYS_MAX} times: no more")
     tables.past_keys.put(PastKey(member.key, bucket))
     old_key, until = (change.old, now + change.overlap_s) if caller == change.old else (b"", 0)
     changed = replace(

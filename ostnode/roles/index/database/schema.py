@@ -114,6 +114,7 @@ _STATEMENTS: Final = (
         key BYTEA PRIMARY KEY,
         bucket BYTEA NOT NULL
     )""",
+    """CREATE INDEX IF NOT EXISTS past_keys_by_bucket ON past_keys (bucket)""",
     """CREATE TABLE IF NOT EXISTS invites (
         invite_id BYTEA PRIMARY KEY,
         secret_hash BYTEA NOT NULL,
