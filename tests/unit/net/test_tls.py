@@ -395,6 +395,24 @@ async def test_a_slow_reader_holds_one_slice_of_a_body_and_no_more(autojump_cloc
     assert max(sent.sizes) < SLICE_BYTES + 2 * RECORD_BYTES
 
 
+async def test_b47_records_of_a_byte_are_not_all_decrypted_in_one_go():
+    """Between calls others have their turn."""
+    ours, theirs = memory_stream_pair(1 << 20)
+    sender, receiver = TlsStream(ours, Identity.of(BUCKET)), TlsStream(theirs)
+    data = bytes(range(200)) * 10
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.secure, None)
+        await receiver.secure(BUCKET.principal)
+    for start in range(len(data)):
+        await sender.send_all(data[start : start + 1])
+    received, counts, buffer = b"", [], memoryview(bytearray(len(data)))
+    while len(received) < len(data):
+        counts.append(await receive_into(receiver, buffer))
+        received += buffer[: counts[-1]]
+    assert received == data
+    assert max(counts) <= 64
+
+
 class CountingStream(trio.abc.Stream):
     """Notes how much is given to it at a time."""
 
