@@ -38,7 +38,7 @@ half as much CPU again, more saves nothing."""
 _RECEIVE_BYTES: Final = (64 * 1024, 256 * 1024)
 """Asked of the socket: usually, and while at least that much keeps coming."""
 _RECORDS_AT_ONCE: Final = 64
-"""A body's worth. Those of one byte take 5 µs each, and thousands may have been received at once."""
+"""A body's worth. Those of a byte take 5 µs each, and thousands may have been received at once."""
 _NOT_BEFORE: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _NOT_AFTER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """No well-defined expiration date (RFC 5280 section 4.1.2.5): keys end by the roster."""
