@@ -89,6 +89,11 @@ class SimNode:
         ending = self._life is None or self._life.stopping.is_set()
         return self._role is not None and not ending
 
+    @property
+    def role(self) -> Role | None:
+        """What runs here, while it serves."""
+        return self._role
+
     @abstractmethod
     def open_role(self, seams: Seams) -> AbstractAsyncContextManager[Role]:
         """The role, on what the machine has kept."""

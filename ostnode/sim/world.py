@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -148,8 +150,9 @@ class World:
         """A node has logged something."""
         self.trace(f"log {level} {event.get('event')}")
         if level in {"error", "exception", "critical"}:
-            failure = event.get("exc_info")
-            self.errors.append(f"{event.get('event')}: {failure!r}")
+            failure = sys.exc_info()[1]
+            told = "" if failure is None else "".join(traceback.format_exception(failure))
+            self.errors.append(f"{event.get('event')}: {told}")
 
     def _config(self) -> Config:
         named = {
