@@ -36,6 +36,8 @@ cli: Final = LazyGroup(
         "token": LazyCommand("ostnode.cli.tokens:token", "Mint and inspect access tokens."),
         "blob": LazyCommand("ostnode.cli.blobs:blob", "Put, get, stat and remove blobs."),
         "cluster": LazyCommand("ostnode.cli.cluster:cluster", "How the cluster does."),
+        "fsck": LazyCommand("ostnode.cli.fsck:fsck", "Compare index and buckets (operator)."),
+        "index": LazyCommand("ostnode.cli.indexes:index", "The index's database."),
         "store": LazyCommand("ostnode.cli.store:store", "Look into a bucket's data directory."),
         "bucket": LazyCommand("ostnode.cli.bucket:bucket", "Joining and upkeep (operator)."),
         "fuzz": LazyCommand("ostnode.cli.fuzz:fuzz", "Attack a node over the peer protocol."),

@@ -20,6 +20,7 @@ from ostnode.cli.output import (
     table,
     time_text,
 )
+from ostnode.cli.restoring import forget
 from ostnode.cli.target import BucketTarget, bucket_options
 from ostnode.client import Client
 from ostnode.ids import PrincipalKind
@@ -35,6 +36,7 @@ def bucket() -> None:
     """See to one bucket (--bucket), or to who belongs to the cluster (--index)."""
 
 
+bucket.add_command(forget)
 for _command in (*members.COMMANDS, *states.COMMANDS):
     bucket.add_command(_command)
 

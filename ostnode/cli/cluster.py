@@ -17,9 +17,10 @@ from ostnode.cli.output import (
     table,
     time_text,
 )
+from ostnode.cli.restoring import events
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
-from ostnode.errors import NotFoundError, UnknownCallError
+from ostnode.errors import NotAuthorizedError, NotFoundError, UnknownCallError
 from ostnode.ids import PrincipalKind
 from ostnode.wire.fleet import BUCKETS_TOLD_MAX, FleetBucket, FleetInfo
 from ostnode.wire.jsonmap import to_json
@@ -43,14 +44,27 @@ def cluster() -> None:
 def status(target: Target, output: Output) -> None:
     """Print users, bytes and every bucket's state (app or operator)."""
 
-    async def call(client: Client) -> tuple[ClusterInfo, FleetInfo | None]:
-        return await client.cluster_status(), await _fleet(client)
+    async def call(client: Client) -> tuple[ClusterInfo, FleetInfo | None, list[str]]:
+        return await client.cluster_status(), await _fleet(client), await _missing(client)
 
-    info, fleet = target.run(call)
+    info, fleet, missing = target.run(call)
     data = to_json(info)
     if fleet is not None:
         data["fleet"] = to_json(fleet)
-    output.result(data, _text(info, fleet))
+    text = _text(info, fleet)
+    if missing:
+        data["missing"] = [*missing]
+        text += f"\n\n{lines_of({'restored, waits for': missing})}"
+    output.result(data, text)
+
+
+async def _missing(client: Client) -> list[str]:
+    """Buckets that a restored index waits for, before it grants; operators alone are told."""
+    try:
+        missing = (await client.check_progress()).missing
+    except (NotAuthorizedError, NotFoundError, UnknownCallError):
+        return []
+    return [bucket.text(PrincipalKind.BUCKET) for bucket in missing]
 
 
 async def _fleet(client: Client) -> FleetInfo | None:
@@ -64,6 +78,9 @@ async def _fleet(client: Client) -> FleetInfo | None:
         page = await client.fleet_status(after=page.buckets[-1].principal)
         buckets += page.buckets
     return replace(first, buckets=tuple(buckets))
+
+
+cluster.add_command(events)
 
 
 def _text(info: ClusterInfo, fleet: FleetInfo | None) -> str:

@@ -122,6 +122,12 @@ class Client:
     list_members = _waiting(trio_client.Client.list_members)
     approve_bucket = _waiting(trio_client.Client.approve_bucket)
     revoke_bucket = _waiting(trio_client.Client.revoke_bucket)
+    start_check = _waiting(trio_client.Client.start_check)
+    check_progress = _waiting(trio_client.Client.check_progress)
+    list_findings = _waiting(trio_client.Client.list_findings)
+    forget_bucket = _waiting(trio_client.Client.forget_bucket)
+    list_rejected = _waiting(trio_client.Client.list_rejected)
+    dismiss_rejected = _waiting(trio_client.Client.dismiss_rejected)
 
     def wait(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run an async function in the Trio thread and wait for its result.

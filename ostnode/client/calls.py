@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ostnode.errors import error_class
 from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
@@ -121,6 +122,36 @@ class IndexCalls(ABC):
     async def revoke_bucket(self, bucket: Principal) -> None:
         """Shut a bucket out (operator only); NotFoundError for one that is no member."""
         await self.ask_index(mb.RevokeBucket(bucket), m.Ok)
+
+    async def start_check(
+        self, bucket: Principal | None = None, *, repair: bool = False
+    ) -> ck.CheckProgress:
+        """Compare the index with its buckets, or with one (operator only)."""
+        return await self.ask_index(ck.StartCheck(bucket, repair), ck.CheckProgress)
+
+    async def check_progress(self, run: int = 0) -> ck.CheckProgress:
+        """How a check does, and which buckets a restored index waits for (operator only)."""
+        return await self.ask_index(ck.GetCheck(run), ck.CheckProgress)
+
+    async def list_findings(
+        self, bucket: Principal | None = None, *, after: bytes = b""
+    ) -> ck.FindingPage:
+        """A page of what checks have found (operator only)."""
+        return await self.ask_index(ck.ListFindings(after, bucket), ck.FindingPage)
+
+    async def forget_bucket(self, bucket: Principal, *, after: bytes = b"") -> ck.Forgotten:
+        """Free a slice of what is charged for a lost bucket (operator only)."""
+        return await self.ask_index(ck.ForgetBucket(bucket, after), ck.Forgotten)
+
+    async def list_rejected(
+        self, bucket: Principal | None = None, *, seq: int = 0
+    ) -> ck.RejectedPage:
+        """A page of outbox events that could not be applied (operator only)."""
+        return await self.ask_index(ck.ListRejected(bucket, seq), ck.RejectedPage)
+
+    async def dismiss_rejected(self, bucket: Principal, *, seq: int = 0) -> None:
+        """Forget such an event, or all of a bucket's (operator only)."""
+        await self.ask_index(ck.DismissRejected(bucket, seq), m.Ok)
 
 
 def raise_first(batch: m.BatchResult) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from ostnode.base64url import encode_base64url
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, Principal, PrincipalKind
+from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
@@ -206,6 +207,38 @@ def _revoke_bucket(name: str, request: mb.RevokeBucket) -> HttpCall:
     return HttpCall(name, "DELETE", f"/v1/members/{_bucket(request.bucket)}")
 
 
+def _forget_bucket(name: str, request: ck.ForgetBucket) -> HttpCall:
+    path = f"/v1/members/{_bucket(request.bucket)}/forgetting"
+    return HttpCall(name, "POST", path, json={"after": encode_base64url(request.after)})
+
+
+def _start_check(name: str, request: ck.StartCheck) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/checks", json=to_json(request))
+
+
+def _check_progress(name: str, request: ck.GetCheck) -> HttpCall:
+    return HttpCall(name, "GET", f"/v1/checks/{request.run}")
+
+
+def _list_findings(name: str, request: ck.ListFindings) -> HttpCall:
+    query = {} if request.bucket is None else {"bucket": _bucket(request.bucket)}
+    if request.after:
+        query["after"] = encode_base64url(request.after)
+    return HttpCall(name, "GET", "/v1/findings", query)
+
+
+def _list_rejected(name: str, request: ck.ListRejected) -> HttpCall:
+    query = {"seq": str(request.seq)}
+    if request.bucket is not None:
+        query["bucket"] = _bucket(request.bucket)
+    return HttpCall(name, "GET", "/v1/rejected-events", query)
+
+
+def _dismiss_rejected(name: str, request: ck.DismissRejected) -> HttpCall:
+    path = f"/v1/rejected-events/{_bucket(request.bucket)}/{request.seq}"
+    return HttpCall(name, "DELETE", path)
+
+
 def _invite_bucket(name: str, request: mb.InviteBucket) -> HttpCall:
     return HttpCall(name, "POST", "/v1/invites", json=to_json(request))
 
@@ -241,6 +274,12 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     mb.ListMembers: _list_members,
     mb.ApproveBucket: _approve_bucket,
     mb.RevokeBucket: _revoke_bucket,
+    ck.ForgetBucket: _forget_bucket,
+    ck.StartCheck: _start_check,
+    ck.GetCheck: _check_progress,
+    ck.ListFindings: _list_findings,
+    ck.ListRejected: _list_rejected,
+    ck.DismissRejected: _dismiss_rejected,
     mb.InviteBucket: _invite_bucket,
     mb.WithdrawInvite: _withdraw_invite,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from ostnode.config import HttpLimits
@@ -11,6 +12,7 @@ from ostnode.web.asgi import WebRequest
 from ostnode.web.front import Front
 from ostnode.web.jsonroutes import Fields, Route, json_app
 from ostnode.web.sessions import Sessions
+from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
@@ -40,12 +42,16 @@ def _deletions(fields: Fields) -> Fields:
     return fields
 
 
-def _size_as_number(fields: Fields) -> Fields:
-    """GET /v1/forwardable: a query has only text."""
-    size = fields.get("size")
-    if isinstance(size, str) and _NUMBER.fullmatch(size):
-        fields["size"] = int(size)
-    return fields
+def _as_number(name: str) -> Callable[[Fields], Fields]:
+    """A path and a query have only text."""
+
+    def shape(fields: Fields) -> Fields:
+        value = fields.get(name)
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            fields[name] = int(value)
+        return fields
+
+    return shape
 
 
 INDEX_ROUTES: Final = (
@@ -57,7 +63,7 @@ INDEX_ROUTES: Final = (
     Route("POST", "/v1/blocked-principals", m.BlockPrincipal, body=True),
     Route("POST", "/v1/allocations", m.Allocate, body=True, status=201),
     Route("DELETE", "/v1/allocations/<grant_id>", m.ReleaseGrant),
-    Route("GET", "/v1/forwardable", m.CanForward, shape=_size_as_number),
+    Route("GET", "/v1/forwardable", m.CanForward, shape=_as_number("size")),
     Route("DELETE", "/v1/accessors/<accessor>", m.DeleteAccessor),
     Route("GET", "/v1/locate/<accessor>/<blob_id>", m.Locate),
     Route("GET", "/v1/cluster", ClusterStatus),
@@ -66,6 +72,17 @@ INDEX_ROUTES: Final = (
     Route("GET", "/v1/members", mb.ListMembers),
     Route("POST", "/v1/members/<bucket>/approval", mb.ApproveBucket),
     Route("DELETE", "/v1/members/<bucket>", mb.RevokeBucket),
+    Route("POST", "/v1/members/<bucket>/forgetting", ck.ForgetBucket, body=True),
+    Route("POST", "/v1/checks", ck.StartCheck, body=True),
+    Route("GET", "/v1/checks/<run>", ck.GetCheck, shape=_as_number("run")),
+    Route("GET", "/v1/findings", ck.ListFindings),
+    Route("GET", "/v1/rejected-events", ck.ListRejected, shape=_as_number("seq")),
+    Route(
+        "DELETE",
+        "/v1/rejected-events/<bucket>/<seq>",
+        ck.DismissRejected,
+        shape=_as_number("seq"),
+    ),
     Route("POST", "/v1/invites", mb.InviteBucket, body=True, status=201),
     Route("DELETE", "/v1/invites/<invite_id>", mb.WithdrawInvite),
 )

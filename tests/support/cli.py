@@ -12,10 +12,11 @@ import pytest
 
 from ostnode.cli.app import run
 from ostnode.client import ClientOptions, Downloaded, UploadedBlob
-from ostnode.errors import NotFoundError
+from ostnode.errors import NotFoundError, UnknownCallError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId, ClusterId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
+from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import messages as m
 from ostnode.wire.status import BucketStatus, ClusterInfo
@@ -49,6 +50,11 @@ class ScriptedClient:
     calls: list[tuple] = field(default_factory=list)
     failure: BaseException | None = None
     old_index: bool = False
+    checks: list[ck.CheckProgress] = field(
+        default_factory=lambda: [ck.CheckProgress(0, True, False, 0, 0)] * 9
+    )
+    findings: list[ck.FindingPage] = field(default_factory=list)
+    forgotten: list[ck.Forgotten] = field(default_factory=list)
 
     def note(self, *call: object) -> None:
         self.calls.append(call)
@@ -112,6 +118,38 @@ class ScriptedClient:
     async def set_bucket_state(self, bucket: Principal, state: str) -> str:
         self.note("set_bucket_state", bucket, state)
         return "lost"
+
+    async def start_check(
+        self, bucket: Principal | None = None, *, repair: bool = False
+    ) -> ck.CheckProgress:
+        self.note("start_check", bucket, repair)
+        return self.checks.pop(0)
+
+    async def check_progress(self, run: int = 0) -> ck.CheckProgress:
+        if self.old_index:
+            raise UnknownCallError
+        self.note("check_progress", run)
+        return self.checks.pop(0)
+
+    async def list_findings(
+        self, bucket: Principal | None = None, *, after: bytes = b""
+    ) -> ck.FindingPage:
+        self.note("list_findings", bucket, after)
+        return self.findings.pop(0)
+
+    async def forget_bucket(self, bucket: Principal, *, after: bytes = b"") -> ck.Forgotten:
+        self.note("forget_bucket", bucket, after)
+        return self.forgotten.pop(0)
+
+    async def list_rejected(
+        self, bucket: Principal | None = None, *, seq: int = 0
+    ) -> ck.RejectedPage:
+        self.note("list_rejected", bucket, seq)
+        event = ck.SetAside(BUCKET.principal, seq + 1, "no such grant", b"\x0a", 1_700_000_000)
+        return ck.RejectedPage((event,), more=seq == 0)
+
+    async def dismiss_rejected(self, bucket: Principal, *, seq: int = 0) -> None:
+        self.note("dismiss_rejected", bucket, seq)
 
     async def upload(self, source: Path, **options: object) -> UploadedBlob:
         self.note("upload", source, options)
