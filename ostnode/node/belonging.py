@@ -102,6 +102,7 @@ class Belonging:
         self._dials = 0
         self._keys = self._known.keys
         self._roster: Roster | None = None
+        self._addresses: dict[Principal, str] = {}
         self._problem = ""
 
     @property
@@ -112,6 +113,10 @@ class Belonging:
     def index_keys(self) -> tuple[Principal, ...]:
         """With what the index may sign now, and answer at its peer address."""
         return counting(self._keys, self._now()) or (self.place.index,)
+
+    def address_of(self, bucket: Principal) -> str:
+        """Where another bucket answers over HTTP; empty until the roster says so."""
+        return self._addresses.get(bucket, "")
 
     def expected(self) -> Principal:
         """Whom to dial: another of its keys each time, until `reached`."""
@@ -134,10 +139,11 @@ class Belonging:
         Raises what the index refuses with.
         """
         try:
-            await self._ask(link, wait_ms=0)
+            signed = await self._heard(link, wait_ms=0)
         except NotAuthorizedError as refusal:
             await self._make_known(link, refusal)
-            await self._ask(link, wait_ms=0)
+            signed = await self._heard(link, wait_ms=0)
+        await self._take(signed)
         while self._state() == PENDING:
             self._problem = "pending: an operator must approve it (`ostnode bucket approve`)"
             await self._ask(link, wait_ms=mb.ROSTER_WAIT_MS_MAX)
@@ -156,9 +162,12 @@ class Belonging:
         if self._superseded:
             self._problem = "another key has followed the one it runs with: start it again"
             raise refusal
+        if self._token_refused:
+            raise refusal  # what was said of the token still holds
+        self._problem = "the index does not take the key it runs with: see `ostnode bucket ls`"
         if self._key != self.bucket:
             await self._show_changes(link, refusal)
-        elif self.place.token is None or self._token_refused:
+        elif self.place.token is None:
             raise refusal
         else:
             await self._join(link, self.place.token)
@@ -188,8 +197,11 @@ class Belonging:
         _log.info("joined", bucket=self.bucket.hex(), state=standing.state)
 
     async def _ask(self, link: Link, *, wait_ms: int) -> None:
+        await self._take(await self._heard(link, wait_ms=wait_ms))
+
+    async def _heard(self, link: Link, *, wait_ms: int) -> bytes:
         told = await _call(link, mb.GetRoster(self._told, wait_ms), mb.SignedRoster)
-        await self._take(told.roster)
+        return told.roster
 
     async def _take(self, signed: bytes) -> None:
         """Keep a roster of this cluster's index unless a newer one was seen.
@@ -207,6 +219,7 @@ class Belonging:
             _log.warning("old_roster_refused", epoch=roster.epoch, newest=self._known.epoch)
             return
         self._roster, self._problem = roster, ""
+        self._addresses = {each.principal: each.http for each in roster.buckets}
         self._look_for_key(roster)
         if roster.epoch > self._known.epoch or not self._saved:
             self._keys = roster.index_keys

@@ -191,8 +191,12 @@ async def test_an_unknown_one_joins_and_waits_for_approval(belonging) -> None:
 
 
 async def test_an_unknown_one_without_a_token_is_refused(belonging) -> None:
+    here = belonging()
     with pytest.raises(NotAuthorizedError):
-        await belonging().enter(Script(NotAuthorizedError()))
+        await here.enter(Script(NotAuthorizedError()))
+    assert "bucket ls" in here.checks()["membership"]
+    await here.enter(Script(told(5)))
+    assert here.checks() == {"membership": ""}
 
 
 async def test_a_refused_token_is_told(belonging, tmp_path: Path) -> None:
@@ -337,11 +341,13 @@ async def test_a_full_disk_does_not_stop_the_work(belonging, monkeypatch) -> Non
 
 async def test_the_key_of_another_bucket_does_not_pass_for_ones_own(belonging) -> None:
     """A key file that was mixed up: the index would take this bucket's events for another's."""
-    here = belonging()
+    here = belonging(token=TOKEN)
     other = RosterBucket(Principal(b"o" * 32), BUCKET, "approved")
     roster = Roster(CLUSTER, 5, 0, (RosterKey(INDEX.principal),), (other,))
+    link = Script(mb.SignedRoster(sign_roster(INDEX, roster)))
     with pytest.raises(NotAuthorizedError, match="another bucket"):
-        await here.enter(Script(mb.SignedRoster(sign_roster(INDEX, roster))))
+        await here.enter(link)
+    assert len(link.asked) == 1  # nor does it join under that key
     assert "key_file" in here.checks()["membership"]
 
 
