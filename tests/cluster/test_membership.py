@@ -590,7 +590,7 @@ async def test_the_index_changes_its_key(autojump_clock, cluster: Cluster) -> No
     await rotate(cluster, first)
     # The old key comes to its end.
     held = await cluster.alice.allocate(b"too late")
-    forged = forged_grant(old_key, cluster, held)
+    forged = await forged_grant(old_key, cluster, held)
     cluster.clock.ahead_s = 1001
     with pytest.raises(GrantInvalidError, match="another key"):
         await cluster.alice.push(forged, 0, b"too late", cluster.general)
@@ -631,14 +631,14 @@ async def test_an_index_set_back_to_before_its_own_change_of_keys_takes_both_ste
     assert await cluster.bob.can_read(cluster.general, kept)
 
 
-def forged_grant(signer: KeyPair, cluster: Cluster, held: m.Allocation) -> m.Allocation:
+async def forged_grant(signer: KeyPair, cluster: Cluster, held: m.Allocation) -> m.Allocation:
     """The grant as somebody would sign it who has the old key."""
-    node = cluster.node(held.bucket.principal)
+    told = {each.principal: each.incarnation for each in (await cluster.status()).buckets}
     grant = open_grant(
         held.grant,
         index=cluster.index.key.principal,
         bucket=held.bucket.principal,
-        bucket_incarnation=node.service._statements._incarnation,
+        bucket_incarnation=told[held.bucket.principal],
         now=cluster.clock.now(),
         skew=60,
     )
