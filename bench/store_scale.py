@@ -38,7 +38,8 @@ from blake3 import blake3
 
 from ostnode.env import InlineWorker, SystemClock, SystemRng, ThreadWorker
 from ostnode.ids import BlobId, Principal, Uid
-from ostnode.roles.bucket.records import Commit, Kind, ReferenceAdded, encode_payload
+from ostnode.roles.bucket.payloads import encode_payload
+from ostnode.roles.bucket.records import Commit, Kind, ReferenceAdded
 from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.roles.bucket.views import View
 from ostnode.store.disk import RealDisk

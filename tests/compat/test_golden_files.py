@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ostnode.cli.verifytext import accessors_of
-from ostnode.roles.bucket.records import KINDS, Kind, decode_payload, encode_payload
+from ostnode.roles.bucket.payloads import KINDS, decode_payload, encode_payload
+from ostnode.roles.bucket.records import Kind
 from ostnode.roles.bucket.schema import BucketSchema
 from ostnode.store.format import FORMAT_VERSION
 from ostnode.store.verification import Verifier

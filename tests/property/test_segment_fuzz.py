@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ostnode.codec import decode, encode
 from ostnode.errors import InvalidArgumentError
-from ostnode.roles.bucket.records import KINDS, Kind, decode_payload, encode_payload
+from ostnode.roles.bucket.payloads import KINDS, decode_payload, encode_payload
+from ostnode.roles.bucket.records import Kind
 from ostnode.store.checking import SegmentCheck
 from ostnode.store.format import (
     FLAG_END,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
-from ostnode.roles.bucket.records import KINDS, Kind, decode_payload, encode_payload
+from ostnode.roles.bucket.payloads import KINDS, decode_payload, encode_payload
+from ostnode.roles.bucket.records import Kind
 from ostnode.store.format import (
     FLAG_END,
     FLAG_FIRST,

@@ -169,6 +169,11 @@ class IndexCluster:
         assert isinstance(result, m.Allocation)
         return result
 
+    def bucket_of(self, allocation: m.Allocation) -> OutboxEnd:
+        """The bucket it names."""
+        named = allocation.bucket.principal
+        return next(bucket for bucket in self.buckets if bucket.key.principal == named)
+
     async def account(self, caller: Caller) -> tuple[int, int]:
         """(used, reserved)."""
         info = await self.user(caller.proven)

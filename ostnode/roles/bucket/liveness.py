@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from ostnode.roles.bucket import records as r
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.counting import number_at
+from ostnode.roles.bucket.payloads import decode_payload
 from ostnode.roles.bucket.records import Kind
 from ostnode.roles.bucket.reducer import finding_key
 from ostnode.roles.bucket.referencerows import reference_key
@@ -57,10 +58,14 @@ _UNDOING: Final = frozenset({
 })
 
 
+_TAKEN_BACK: Final = frozenset({t.SWEEP_CHUNKS, t.SWEEP_EVICTION})
+"""What leaves nothing in the log that would have it swept again."""
+
+
 def _swept(record: Record) -> Worth:
     """A burned accessor and a deleted uid stay in the log, so what was swept for them does too."""
     target = _payload(record, r.Swept).target
-    return Worth.TOMBSTONE if target[:1] == t.SWEEP_CHUNKS else Worth.LIVE
+    return Worth.TOMBSTONE if target[:1] in _TAKEN_BACK else Worth.LIVE
 
 
 def _upload_opened(record: Record, rows: Reader) -> bool:
@@ -121,6 +126,17 @@ def _blocked(record: Record, rows: Reader) -> bool:
     return rows.get(t.BLOCKED + said.principal) == row
 
 
+def _blob_blocked(record: Record, rows: Reader) -> bool:
+    said = _payload(record, r.BlobBlocked)
+    row = t.pack_blocked(said.version, blocked=said.blocked)
+    return rows.get(t.BLOCKED_BLOBS + record.blob) == row
+
+
+def _eviction(record: Record, rows: Reader) -> bool:
+    uid = _payload(record, r.Eviction).uid
+    return rows.get(t.SWEEPS + t.SWEEP_EVICTION + uid + record.blob) is not None
+
+
 def _single_use(record: Record, rows: Reader) -> bool:
     said = _payload(record, r.SingleUse)
     return rows.get(t.SINGLE_USES + said.token) == t.u64(said.until) + said.target
@@ -150,7 +166,7 @@ def _scrub_position(record: Record, rows: Reader) -> bool:
 
 
 def _payload(record: Record, cls: type[P]) -> P:
-    payload = r.decode_payload(record.kind, record.payload)
+    payload = decode_payload(record.kind, record.payload)
     assert isinstance(payload, cls)
     return payload
 
@@ -173,5 +189,7 @@ _STANDS: Final[dict[Kind, Callable[[Record, Reader], bool]]] = {
     Kind.FEED_CURSOR: _feed_cursor,
     Kind.QUARANTINED: _quarantined,
     Kind.SCRUB_POSITION: _scrub_position,
+    Kind.EVICTION: _eviction,
+    Kind.BLOB_BLOCKED: _blob_blocked,
 }
 """Whether the rows say what the record says."""

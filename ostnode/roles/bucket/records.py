@@ -13,7 +13,6 @@ from enum import IntEnum, StrEnum
 from typing import Annotated, Final
 
 from ostnode.ids import BlobId, GrantId, Principal, Uid
-from ostnode.roles.bucket.memo import Memo
 from ostnode.wire.fields import (
     BATCH_ITEMS_MAX,
     Accessors,
@@ -27,7 +26,6 @@ from ostnode.wire.fields import (
     ShortText,
 )
 from ostnode.wire.messages import ClosedEnd
-from ostnode.wire.schema import decode_message, encode_message
 
 Digest = Annotated[bytes, Bounds(0, 32)]
 Target = Annotated[bytes, Bounds(1, 64)]
@@ -62,6 +60,8 @@ class Kind(IntEnum):
     QUARANTINED = 24
     HEALED = 25
     SCRUB_POSITION = 26
+    EVICTION = 27
+    BLOB_BLOCKED = 28
 
 
 BULK_KINDS: Final = frozenset({int(Kind.CHUNK)})
@@ -332,55 +332,16 @@ class ScrubPosition(Message):
     completed_at: Amount = 0
 
 
-Payload = (
-    Init | Upload | ChunkMatched | Commit | ReferenceAdded | ReferenceRemoved | Tombstone
-    | GrantRenewed | GrantClosed | GrantsEnded | GrantsForgotten | Floor | AccessorBurned | User
-    | Blocked | SingleUse | SingleUseForgotten | OutboxAcked | FeedCursor | ChunksDropped | Swept
-    | Quarantined | Healed | ScrubPosition
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Eviction(Message):
+    """All of the uid's references to the blob in the header are to go, by the index's word."""
 
-KINDS: Final[dict[type[Payload], Kind]] = {
-    Init: Kind.INIT,
-    Upload: Kind.UPLOAD_OPENED,
-    ChunkMatched: Kind.CHUNK_MATCHED,
-    Commit: Kind.COMMIT,
-    ReferenceAdded: Kind.REFERENCE_ADDED,
-    ReferenceRemoved: Kind.REFERENCE_REMOVED,
-    Tombstone: Kind.TOMBSTONE,
-    GrantRenewed: Kind.GRANT_RENEWED,
-    GrantClosed: Kind.GRANT_CLOSED,
-    GrantsEnded: Kind.GRANTS_ENDED,
-    GrantsForgotten: Kind.GRANTS_FORGOTTEN,
-    Floor: Kind.FLOOR,
-    AccessorBurned: Kind.ACCESSOR_BURNED,
-    User: Kind.USER,
-    Blocked: Kind.PRINCIPAL_BLOCKED,
-    SingleUse: Kind.SINGLE_USE,
-    SingleUseForgotten: Kind.SINGLE_USE_FORGOTTEN,
-    OutboxAcked: Kind.OUTBOX_ACKED,
-    FeedCursor: Kind.FEED_CURSOR,
-    ChunksDropped: Kind.CHUNKS_DROPPED,
-    Swept: Kind.SWEPT,
-    Quarantined: Kind.QUARANTINED,
-    Healed: Kind.HEALED,
-    ScrubPosition: Kind.SCRUB_POSITION,
-}
-_CLASSES: Final = {kind: cls for cls, kind in KINDS.items()}
-_remembered: Final = Memo[tuple[int, bytes], Message](1024)
-"""By their bytes: what a decision encodes, its draft, the reducer and later requests decode."""
+    uid: Uid
 
 
-def encode_payload(payload: Payload) -> bytes:
-    """The payload as the log holds it."""
-    data = encode_message(payload)
-    _remembered.put((KINDS[type(payload)], data), payload)
-    return data
+@dataclass(frozen=True, slots=True)
+class BlobBlocked(Message):
+    """Whether the blob in the header is refused here, stored or not."""
 
-
-def decode_payload(kind: int, data: bytes) -> Message:
-    """The payload of a metadata record; raises InvalidArgumentError for one that is none."""
-    payload = _remembered.get((kind, data))
-    if payload is None:
-        payload = decode_message(_CLASSES[Kind(kind)], data)
-        _remembered.put((kind, data), payload)
-    return payload
+    blocked: bool
+    version: Amount

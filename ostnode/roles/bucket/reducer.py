@@ -15,6 +15,7 @@ from ostnode.roles.bucket import referencerows as references
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket import uploadrows as u
 from ostnode.roles.bucket.counting import add_to, number_at, raise_to
+from ostnode.roles.bucket.payloads import decode_payload
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.keyspace import Writer
 from ostnode.store.record import ZERO_32, Record
@@ -127,6 +128,17 @@ def _blocked(rows: Writer, payload: r.Blocked) -> None:
         rows.put(key, t.pack_blocked(payload.version, blocked=payload.blocked))
 
 
+def _blob_blocked(record: Record, rows: Writer, payload: r.BlobBlocked) -> None:
+    key = t.BLOCKED_BLOBS + record.blob
+    row = rows.get(key)
+    if row is None or t.unpack_blocked(row)[0] <= payload.version:
+        rows.put(key, t.pack_blocked(payload.version, blocked=payload.blocked))
+
+
+def _eviction(record: Record, rows: Writer, payload: r.Eviction) -> None:
+    rows.put(t.SWEEPS + t.SWEEP_EVICTION + payload.uid + record.blob, b"")
+
+
 def _single_use(rows: Writer, payload: r.SingleUse) -> None:
     if rows.get(t.SINGLE_USES + payload.token) is None:
         rows.put(t.SINGLE_USES + payload.token, t.u64(payload.until) + payload.target)
@@ -199,7 +211,7 @@ def _closed(rows: Writer, grant_id: GrantId) -> t.ClosedGrant | None:
 
 
 def _payload(kind: int, data: bytes, cls: type[P]) -> P:
-    payload = r.decode_payload(kind, data)
+    payload = decode_payload(kind, data)
     assert isinstance(payload, cls)
     return payload
 
@@ -252,4 +264,6 @@ _APPLY: Final[dict[int, Apply]] = {
     Kind.QUARANTINED: _decoded(r.Quarantined, _quarantined),
     Kind.HEALED: _decoded(r.Healed, _healed),
     Kind.SCRUB_POSITION: _scrub_position,
+    Kind.EVICTION: _decoded(r.Eviction, _eviction),
+    Kind.BLOB_BLOCKED: _decoded(r.BlobBlocked, _blob_blocked),
 }

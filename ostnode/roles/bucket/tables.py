@@ -26,6 +26,7 @@ is one of `lmdbindex.LAYOUT`.
 | PRINCIPALS | principal, uid | (live registrations) |
 | BURNED | accessor | |
 | BLOCKED | principal | version, blocked |
+| BLOCKED_BLOBS | blob | version, blocked |
 | SINGLE_USES | token | until, target |
 | SINGLE_USE_ENDS | until, token | |
 | OUTBOX | number | event |
@@ -70,6 +71,7 @@ USERS: Final = b"W"
 PRINCIPALS: Final = b"Q"
 BURNED: Final = b"X"
 BLOCKED: Final = b"Z"
+BLOCKED_BLOBS: Final = b"I"
 SINGLE_USES: Final = b"T"
 SINGLE_USE_ENDS: Final = b"Y"
 OUTBOX: Final = b"O"
@@ -98,6 +100,7 @@ MATCHED: Final = b"\x01"
 SWEEP_ACCESSOR: Final = b"a"
 SWEEP_USER: Final = b"u"
 SWEEP_CHUNKS: Final = b"c"
+SWEEP_EVICTION: Final = b"e"
 
 
 def u64(number: int) -> bytes:
@@ -265,12 +268,12 @@ _BLOCKED: Final = struct.Struct("<Q?")
 
 
 def pack_blocked(version: int, *, blocked: bool) -> bytes:
-    """A row of BLOCKED."""
+    """A row of BLOCKED or BLOCKED_BLOBS."""
     return _BLOCKED.pack(version, blocked)
 
 
 def unpack_blocked(row: bytes) -> tuple[int, bool]:
-    """Version, and whether the principal is refused."""
+    """Version, and whether the principal or blob is refused."""
     version, blocked = _BLOCKED.unpack(row)
     return version, blocked
 

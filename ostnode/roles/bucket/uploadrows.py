@@ -10,6 +10,7 @@ from __future__ import annotations
 from ostnode.roles.bucket import records as r
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.counting import add_to
+from ostnode.roles.bucket.payloads import decode_payload
 from ostnode.roles.bucket.records import Kind
 from ostnode.store.keyspace import Reader, Writer
 from ostnode.store.record import Record
@@ -131,7 +132,7 @@ def upload_at(rows: Reader, number: int) -> r.Upload | None:
     row = rows.get(t.UPLOADS + t.u64(number))
     if row is None:
         return None
-    upload = r.decode_payload(Kind.UPLOAD_OPENED, row)
+    upload = decode_payload(Kind.UPLOAD_OPENED, row)
     assert isinstance(upload, r.Upload)
     return upload
 

@@ -9,13 +9,13 @@ from typing import Final
 from ostnode.ids import BlobId, GrantId, Principal, Uid
 from ostnode.roles.bucket import referencerows as references
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.bucket.payloads import decode_payload
 from ostnode.roles.bucket.records import (
     GrantClosed,
     Kind,
     Quarantined,
     ScrubPosition,
     Upload,
-    decode_payload,
 )
 from ostnode.store.keyspace import Reader
 
@@ -185,6 +185,20 @@ class View:
         """The version of the last word about the principal; 0 when there is none."""
         row = self._rows.get(t.BLOCKED + principal)
         return 0 if row is None else t.unpack_blocked(row)[0]
+
+    def blob_blocked(self, blob_id: BlobId) -> bool:
+        """Whether the blob is refused here, stored or not."""
+        row = self._rows.get(t.BLOCKED_BLOBS + blob_id)
+        return row is not None and t.unpack_blocked(row)[1]
+
+    def blob_blocked_version(self, blob_id: BlobId) -> int:
+        """The version of the last word about the blob; 0 when there is none."""
+        row = self._rows.get(t.BLOCKED_BLOBS + blob_id)
+        return 0 if row is None else t.unpack_blocked(row)[0]
+
+    def evicting(self, uid: Uid, blob_id: BlobId) -> bool:
+        """Whether all of the uid's references to the blob are about to go."""
+        return self._rows.get(t.SWEEPS + t.SWEEP_EVICTION + uid + blob_id) is not None
 
     def reference(self, name: t.ReferenceId) -> t.ReferenceRow | None:
         """A reference's row, whether it still counts or not."""

@@ -22,6 +22,7 @@ from ostnode.identity.tokens import Grant, mint_grant, open_access
 from ostnode.ids import NULL_ACCESSOR, GrantId, Principal, Uid
 from ostnode.roles.index.comparing import ANSWERED, Comparing
 from ostnode.roles.index.core import accessors, allocation, users
+from ostnode.roles.index.core.allocation import Unready
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.feed import read_feed
 from ostnode.roles.index.core.membership import require_approved
@@ -175,11 +176,13 @@ class IndexService(Service):
         life = self._comparing.incarnation.to_bytes(8, "big")
         new_id = life + self._rng.token(_RANDOM_BYTES)
         ask = allocation.Ask(caller, request.blob_id, request.size, GrantId(new_id), self._now())
-        granted = await self._transact(
-            lambda tables: allocation.allocate(tables, self._chooser, self._rules, ask)
-        )
-        if granted is None:
-            raise BusyError("the last grant for this blob is being closed")
+        granted: allocation.Granted | Unready = Unready.EVICTING
+        while granted is Unready.EVICTING:  # ends: each time the oldest blobs have gone
+            granted = await self._transact(
+                lambda tables: allocation.allocate(tables, self._chooser, self._rules, ask)
+            )
+        if isinstance(granted, Unready):
+            raise BusyError(granted.value)
         return self._signed(granted, ask.now)
 
     def _signed(self, granted: allocation.Granted, now: int) -> m.Allocation:

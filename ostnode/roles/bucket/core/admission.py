@@ -11,6 +11,7 @@ from blake3 import blake3
 from ostnode.codec import encode
 from ostnode.errors import (
     AccessorDeletedError,
+    BlobBlockedError,
     BusyError,
     GrantClosedError,
     GrantExpiredError,
@@ -89,6 +90,8 @@ def admit(draft: Draft, rules: Rules, ask: Ask) -> m.PushResult | OstError | Non
             raise AccessorDeletedError
         close_upload(draft, upload, Reason.ACCESSOR_DELETED)
         return AccessorDeletedError()
+    if draft.blob_blocked(upload.blob_id):
+        raise BlobBlockedError
     if 0 < upload.expires_at <= ask.now:
         raise InvalidArgumentError("the reference would have expired already")
     return refuse_unheld(draft, upload, ask.now)
@@ -172,11 +175,14 @@ def parameters_digest(upload: Upload) -> bytes:
 
 
 def refuse_unheld(draft: Draft, upload: Upload, now: float) -> GrantClosedError | None:
-    """Close a grant that reserves nothing because of a charge whose references are gone.
+    """Close a grant that reserves nothing because of a charge whose references are gone, or going.
 
     A grant that reserves nothing for an empty blob has reserved all it needs.
     """
-    if upload.reserved == upload.size or _holds(draft, upload.uid, upload.blob_id, now):
+    if upload.reserved == upload.size:
+        return None
+    evicting = draft.evicting(upload.uid, upload.blob_id)
+    if not evicting and _holds(draft, upload.uid, upload.blob_id, now):
         return None
     close_upload(draft, upload, Reason.NOT_HELD)
     return _closed_error(Reason.NOT_HELD)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ostnode.errors import AccessorDeletedError, AllowanceExceededError, OstError, UserUnknownError
+from ostnode.errors import (
+    AccessorDeletedError,
+    AllowanceExceededError,
+    BlobBlockedError,
+    OstError,
+    UserUnknownError,
+)
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.admission import (
     completed_answer,
@@ -31,12 +37,15 @@ def complete(
     """Make the references of a grant whose blob is known to be whole, and close the grant.
 
     The chunks of upload `number` become the blob unless a sound copy is stored already; then the
-    number does not matter. User, accessors and holding are checked here and now, because hashing
-    took time. An error that is returned goes with records; one that is raised changes nothing.
+    number does not matter. User, accessors, holding and denylist are checked here and now, because
+    hashing took time. An error that is returned goes with records; one that is raised changes
+    nothing.
     """
     if draft.deleted(upload.uid):
         close_upload(draft, upload, Reason.USER_DELETED)
         return UserUnknownError("this registration has been deleted")
+    if draft.blob_blocked(upload.blob_id):
+        raise BlobBlockedError
     refusal = refuse_unheld(draft, upload, now)
     if refusal is not None:
         return refusal

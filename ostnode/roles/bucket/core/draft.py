@@ -12,15 +12,8 @@ from typing_extensions import override
 
 from ostnode.ids import BlobId
 from ostnode.roles.bucket import tables as t
-from ostnode.roles.bucket.records import (
-    BULK_KINDS,
-    KINDS,
-    Healed,
-    Kind,
-    Payload,
-    Tombstone,
-    encode_payload,
-)
+from ostnode.roles.bucket.payloads import KINDS, Payload, encode_payload
+from ostnode.roles.bucket.records import BULK_KINDS, Healed, Kind, Tombstone
 from ostnode.roles.bucket.reducer import reduce_record
 from ostnode.roles.bucket.views import View
 from ostnode.store.keyspace import Reader, Writer

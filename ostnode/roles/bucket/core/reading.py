@@ -44,7 +44,7 @@ def find_readable(view: View, access: Access, now: float) -> Readable:
     Raises DataCorruptError, which tells that there is a blob only to those who may read it, and
     BusyError when it lies behind too many references that wait to be swept.
     """
-    if view.blocked(access.caller):
+    if view.blocked(access.caller) or view.blob_blocked(access.blob_id):
         raise NotFoundError
     for looked_at, name in enumerate(_candidates(view, access)):
         if looked_at == _LOOKED_AT_MAX:
@@ -62,7 +62,8 @@ def find_readable(view: View, access: Access, now: float) -> Readable:
 def still_readable(view: View, access: Access, known: Readable, now: float) -> Readable:
     """The same a moment later: the known reference if it still counts, else another one."""
     blob = view.sound_blob(access.blob_id)
-    if blob is not None and view.stands(known.name, now) is not None:
+    blocked = view.blob_blocked(access.blob_id)
+    if blob is not None and not blocked and view.stands(known.name, now) is not None:
         return Readable(known.name, known.reference, blob)
     return find_readable(view, access, now)
 

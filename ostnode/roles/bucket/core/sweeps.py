@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
-from ostnode.ids import Principal, Uid
+from ostnode.ids import BlobId, Principal, Uid
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.closing import close_upload, remove_reference
 from ostnode.roles.bucket.core.draft import Draft
@@ -17,6 +17,7 @@ from ostnode.roles.bucket.records import (
     SingleUseForgotten,
     Swept,
 )
+from ostnode.wire import events as e
 
 REFERENCES_MAX: Final = 64
 """Removed in one slice: some 15 ms of the event loop."""
@@ -42,7 +43,7 @@ def sweep_slice(draft: Draft, now: float) -> bool:
 
 
 def _sweep(draft: Draft, target: bytes) -> None:
-    """One slice for a burned accessor, a deleted uid, or an ended upload's chunks."""
+    """One slice for a burned accessor, a deleted uid, an eviction, or an ended upload's chunks."""
     done = _SWEEPS[target[:1]](draft, target[1:])
     if done:
         draft.add(Swept(target))
@@ -61,6 +62,15 @@ def _sweep_user(draft: Draft, name: bytes) -> bool:
         if upload is not None:
             close_upload(draft, upload, Reason.USER_DELETED)
     return not numbers and _remove_some(draft, draft.references_of(uid))
+
+
+def _sweep_eviction(draft: Draft, name: bytes) -> bool:
+    """The index hears of the end even when there was nothing: it waits for that."""
+    uid, blob_id = Uid(name[: Uid.length]), BlobId(name[Uid.length :])
+    done = _remove_some(draft, draft.references_of(uid, blob_id))
+    if done:
+        draft.tell(e.Evicted(uid, blob_id))
+    return done
 
 
 def _remove_some(draft: Draft, references: Iterable[t.ReferenceId]) -> bool:
@@ -83,6 +93,7 @@ _SWEEPS: Final[dict[bytes, Callable[[Draft, bytes], bool]]] = {
     t.SWEEP_ACCESSOR: _sweep_accessor,
     t.SWEEP_USER: _sweep_user,
     t.SWEEP_CHUNKS: _sweep_chunks,
+    t.SWEEP_EVICTION: _sweep_eviction,
 }
 
 

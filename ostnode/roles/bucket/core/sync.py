@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from ostnode.ids import NULL_ACCESSOR
+from ostnode.ids import NULL_ACCESSOR, BlobId, Principal, Uid
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.closing import close_grant
 from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.records import (
     AccessorBurned,
+    BlobBlocked,
     Blocked,
+    Eviction,
     FeedCursor,
     Floor,
     GrantClosed,
@@ -51,15 +53,41 @@ def _apply(draft: Draft, event: e.FeedEvent) -> None:
         case e.UserChanged():
             _change_user(draft, event)
         case e.AccessorDeleted(accessor=accessor):
-            # The null accessor is nobody's: uploads without accessors outlive every chat.
-            if accessor != NULL_ACCESSOR and not draft.burned(accessor):
-                draft.add(AccessorBurned(accessor))
+            _burn(draft, accessor)
         case e.PrincipalBlocked():
-            version = draft.version(event.version)
-            if version > draft.blocked_version(event.principal):
-                draft.add(Blocked(event.principal, event.blocked, version))
+            _block(draft, event)
         case e.GrantRevoked():
             _revoke(draft, event)
+        case e.GrantRecalled():
+            _recall(draft, event)
+        case e.EvictBlob(uid=uid, blob_id=blob_id):
+            _evict(draft, uid, blob_id)
+        case e.BlobBlocked():
+            _block_blob(draft, event)
+
+
+def _burn(draft: Draft, accessor: Principal) -> None:
+    """The null accessor is nobody's: uploads without accessors outlive every chat."""
+    if accessor != NULL_ACCESSOR and not draft.burned(accessor):
+        draft.add(AccessorBurned(accessor))
+
+
+def _block(draft: Draft, event: e.PrincipalBlocked) -> None:
+    version = draft.version(event.version)
+    if version > draft.blocked_version(event.principal):
+        draft.add(Blocked(event.principal, event.blocked, version))
+
+
+def _block_blob(draft: Draft, event: e.BlobBlocked) -> None:
+    version = draft.version(event.version)
+    if version > draft.blob_blocked_version(event.blob_id):
+        draft.add(BlobBlocked(event.blocked, version), blob=event.blob_id)
+
+
+def _evict(draft: Draft, uid: Uid, blob_id: BlobId) -> None:
+    """Until it is swept, no grant counts that rests on the references."""
+    if not draft.evicting(uid, blob_id):
+        draft.add(Eviction(uid), blob=blob_id)
 
 
 def _change_user(draft: Draft, event: e.UserChanged) -> None:
@@ -71,13 +99,19 @@ def _change_user(draft: Draft, event: e.UserChanged) -> None:
     draft.add(User(event.uid, event.principal, version, event.bytes_left, deleted=event.deleted))
 
 
-def _revoke(draft: Draft, event: e.GrantRevoked) -> None:
+def _revoke(draft: Draft, event: e.GrantRevoked | e.GrantRecalled) -> None:
     """Close the grant unless it is used already; that one is as dead, and its end is now known."""
     if isinstance(draft.grant(event.grant_id), t.ClosedGrant):
         draft.add(GrantsEnded((m.ClosedEnd(event.grant_id, event.end),)))
         return
     closed = GrantClosed(event.grant_id, event.uid, Reason.REVOKED, end=event.end)
     close_grant(draft, closed, event.blob_id)
+
+
+def _recall(draft: Draft, event: e.GrantRecalled) -> None:
+    """As a revocation, but an upload that has begun has its room, and may end."""
+    if not isinstance(draft.grant(event.grant_id), t.OpenGrant):
+        _revoke(draft, event)
 
 
 def acknowledge(draft: Draft, through: int, result: m.SyncResult) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from ostnode.errors import (
-    AllowanceExceededError,
     BlobTooLargeError,
     BusyError,
     InvalidArgumentError,
@@ -14,6 +14,7 @@ from ostnode.errors import (
 from ostnode.ids import BlobId, GrantId, Principal
 from ostnode.roles.index.core import ledger
 from ostnode.roles.index.core.buckets import Chooser
+from ostnode.roles.index.core.eviction import Lack, evict_oldest, require_room, used_after
 from ostnode.roles.index.core.rows import Bucket, Charge, OpenGrant, User
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
@@ -42,24 +43,35 @@ class Granted:
     already_yours: bool
 
 
-def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Granted | None:
-    """Reserve and place, or renew the open grant; None says busy, and is to be committed.
+class Unready(Enum):
+    """Why there is no grant yet, in a transaction that is to be committed."""
 
+    CLOSING = "the last grant for this blob is being closed"
+    EVICTING = "room is being made"
+    """More than one transaction takes: the same asked again goes on."""
+
+
+def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Granted | Unready:
+    """Reserve and place, or renew the open grant.
+
+    Whose allowance is full, and who would rather lose the oldest blobs, loses them with that.
     Raises UserUnknownError, NotAuthorizedError, BlobTooLargeError, InvalidArgumentError,
     UploadConflictError, AllowanceExceededError, NoBucketError or BusyError.
     """
     user = require_user(tables, ask.caller)
     _check_size(ask.size, rules)
-    charge = tables.charges.get(user.uid, ask.blob_id)
-    _check_charged(charge, ask.size)
+    charge = _charge_of(tables, user, ask.blob_id, ask.size)
     placement = tables.placements.get(ask.blob_id)
     if placement is not None and placement.moving:
         raise BusyError("the blob is being placed in another bucket")
     grant = _open_grant_of(tables, user, ask)
     if grant is None:
         reserved = 0 if charge else ask.size
-        _check_caps(user, rules, needed=ask.size, new_blob=charge is None)
+        _check_grants(user, rules)
+        lack = require_room(tables, user, rules, ask.size) if charge is None else Lack(0, 0)
         bucket = chooser.bucket_for(tables, ask.blob_id, ask.size)
+        if not lack.nothing and not evict_oldest(tables, user, lack):
+            return Unready.EVICTING
         grant = OpenGrant(
             grant_id=ask.new_id,
             uid=user.uid,
@@ -75,7 +87,7 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
         # Its charge has gone: the bucket would refuse it. Have it closed, so that the next
         # allocation can reserve.
         ledger.revoke_grant(tables, grant)
-        return None
+        return Unready.CLOSING
     else:
         bucket = chooser.bucket_for(tables, ask.blob_id)
         end = max(grant.latest_end, _end(bucket, rules, ask.now))
@@ -96,13 +108,13 @@ def can_forward(
     """The account as an allocation would leave it. Raises what an allocation would for it."""
     user = require_user(tables, caller)
     _check_size(size, rules)
-    charge = tables.charges.get(user.uid, blob_id)
-    _check_charged(charge, size)
-    more = 0
-    if charge is None and not tables.grants.where(uid=user.uid, blob_id=blob_id):
-        _check_caps(user, rules, needed=size, new_blob=True)
-        more = size
-    return m.Allowance(user.byte_limit, user.used, user.reserved + more)
+    charge = _charge_of(tables, user, blob_id, size)
+    if charge is not None or tables.grants.where(uid=user.uid, blob_id=blob_id):
+        return m.Allowance(user.byte_limit, user.used, user.reserved)
+    _check_grants(user, rules)
+    lack = require_room(tables, user, rules, size)
+    used = user.used if lack.nothing else used_after(tables, user, lack)
+    return m.Allowance(user.byte_limit, used, user.reserved + size)
 
 
 def release(tables: Tables, caller: Principal, grant_id: GrantId) -> None:
@@ -123,9 +135,16 @@ def _check_size(size: int, rules: Rules) -> None:
         )
 
 
-def _check_charged(charge: Charge | None, size: int) -> None:
-    if charge is not None and charge.size != size:
+def _charge_of(tables: Tables, user: User, blob_id: BlobId, size: int) -> Charge | None:
+    """What the user is charged for the blob; raises BusyError while that is being evicted."""
+    charge = tables.charges.get(user.uid, blob_id)
+    if charge is None:
+        return None
+    if charge.size != size:
         raise InvalidArgumentError("you hold this blob already, and it has another size")
+    if charge.evicting:
+        raise BusyError("your last copy of this blob is being evicted")
+    return charge
 
 
 def _open_grant_of(tables: Tables, user: User, ask: Ask) -> OpenGrant | None:
@@ -139,19 +158,7 @@ def _open_grant_of(tables: Tables, user: User, ask: Ask) -> OpenGrant | None:
     return grant
 
 
-def _check_caps(user: User, rules: Rules, *, needed: int, new_blob: bool) -> None:
-    """Raise unless one more grant fits; one for a blob already charged always fits its bytes."""
+def _check_grants(user: User, rules: Rules) -> None:
+    """Raise BusyError unless one more grant fits."""
     if user.grants >= rules.user_grants_max:
         raise BusyError(f"{user.grants} grants of yours are open: finish or release some")
-    if not new_blob:
-        return
-    account = {
-        "limit": user.byte_limit,
-        "used": user.used,
-        "reserved": user.reserved,
-        "needed": needed,
-    }
-    if user.used + user.reserved + needed > user.byte_limit:
-        raise AllowanceExceededError("the blob does not fit your allowance", **account)
-    if user.blobs + user.grants >= rules.user_blobs_max:
-        raise AllowanceExceededError(f"you hold {user.blobs} blobs, the most allowed", **account)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from ostnode.errors import InternalError, InvalidArgumentError
-from ostnode.ids import GrantId, Principal, Uid
+from ostnode.ids import BlobId, GrantId, Principal, Uid
 from ostnode.roles.index.core.rows import THE_INDEX, FeedRow, Meta, Unstamped
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire import events as e
@@ -54,6 +54,22 @@ def withdraw_revocation(tables: Tables, grant_id: GrantId) -> None:
     """The grant is gone: nobody needs to hear that it should be closed."""
     tables.unstamped.drop(_GRANT + grant_id)
     tables.feed.drop(_GRANT + grant_id)
+
+
+def announce_blocked_blob(tables: Tables, blob_id: BlobId) -> None:
+    """The blob was blocked or unblocked."""
+    _announce(tables, _BLOCKED_BLOB + blob_id, urgent=True)
+
+
+def announce_eviction(tables: Tables, uid: Uid, blob_id: BlobId) -> None:
+    """The uid's references to the blob are to be removed."""
+    _announce(tables, _EVICTION + uid + blob_id, urgent=True)
+
+
+def withdraw_eviction(tables: Tables, uid: Uid, blob_id: BlobId) -> None:
+    """They are gone."""
+    tables.unstamped.drop(_EVICTION + uid + blob_id)
+    tables.feed.drop(_EVICTION + uid + blob_id)
 
 
 def _announce(tables: Tables, entity: bytes, *, urgent: bool) -> None:
@@ -138,4 +154,8 @@ def _event_of(tables: Tables, entity: bytes) -> tuple[e.FeedEvent, bytes]:
     if tag == _GRANT and (grant := tables.grants.get(key)):
         revoked = e.GrantRevoked(grant.grant_id, grant.uid, grant.blob_id, grant.latest_end)
         return revoked, grant.bucket
+    if tag == _EVICTION and (charge := tables.charges.get(key[: Uid.length], key[Uid.length :])):
+        return e.EvictBlob(charge.uid, charge.blob_id), charge.bucket
+    if tag == _BLOCKED_BLOB and (denied := tables.blocked_blobs.get(key)):
+        return e.BlobBlocked(denied.blob_id, denied.blocked, denied.version), b""
     raise InternalError(f"the feed names an entity that is not there: {entity.hex()}")

@@ -39,20 +39,45 @@ def end_grant(tables: Tables, grant: OpenGrant) -> None:
 
 
 def add_charge(tables: Tables, charge: Charge) -> None:
-    """Charge the uid for the blob, once however often it is said."""
+    """Charge the uid for the blob, once however often it is said.
+
+    One that is being evicted stays so: the bucket will remove what has just been added as well.
+    """
     if tables.charges.get(charge.uid, charge.blob_id) is None:
         tables.charges.put(charge)
         _change_account(tables, charge.uid, used=charge.size, blobs=1)
         _change_placement(tables, charge.blob_id, charge.bucket, charges=1)
 
 
+def evict_charge(tables: Tables, charge: Charge) -> None:
+    """Take the charge out of the account, and have the bucket remove the uid's references.
+
+    The row stays until the bucket says `Evicted`: a blob allocated again before that could lose its
+    new references to the old word.
+    """
+    tables.charges.put(replace(charge, evicting=True))
+    _change_account(tables, charge.uid, used=-charge.size, blobs=-1)
+    feed.announce_eviction(tables, charge.uid, charge.blob_id)
+
+
+def release_charge(tables: Tables, uid: Uid, blob_id: BlobId, bucket: Principal) -> None:
+    """The uid's references are gone. One that is being evicted has still to hear of that."""
+    charge = tables.charges.get(uid, blob_id)
+    if charge is not None and not charge.evicting:
+        drop_charge(tables, uid, blob_id, bucket)
+
+
 def drop_charge(tables: Tables, uid: Uid, blob_id: BlobId, bucket: Principal) -> None:
     """The uid holds the blob no more; nothing happens when it is not charged for this bucket's."""
     charge = tables.charges.get(uid, blob_id)
-    if charge is not None and charge.bucket == bucket:
-        tables.charges.drop(uid, blob_id)
+    if charge is None or charge.bucket != bucket:
+        return
+    tables.charges.drop(uid, blob_id)
+    if charge.evicting:
+        feed.withdraw_eviction(tables, uid, blob_id)
+    else:
         _change_account(tables, uid, used=-charge.size, blobs=-1)
-        _change_placement(tables, blob_id, bucket, charges=-1)
+    _change_placement(tables, blob_id, bucket, charges=-1)
 
 
 def _change_account(

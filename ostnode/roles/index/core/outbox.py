@@ -124,13 +124,16 @@ def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> m.Closed
         case e.GrantClosed():
             closed = _end_grant(tables, bucket, event)
             if event.reason == "not_held":
-                ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
+                ledger.release_charge(tables, event.uid, event.blob_id, bucket.principal)
             elif event.reason == "bucket_full":
                 _move_elsewhere(tables, bucket, event.blob_id)
             return closed
+        case e.Evicted():
+            ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
+            return None
         case _:
             assert isinstance(event, e.Released), "decode_event knows outbox events only"
-            ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
+            ledger.release_charge(tables, event.uid, event.blob_id, bucket.principal)
             return None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-ON_FULL: Final = ("refuse",)
-"""What may happen when an allowance is full. Evicting the oldest blobs is not offered yet."""
+REFUSE: Final = "refuse"
+EVICT_OLDEST: Final = "evict_oldest"
+ON_FULL: Final = (REFUSE, EVICT_OLDEST)
+"""What may happen when an allowance is full: see `core.eviction`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from ostnode.ids import Principal
+from ostnode.ids import Principal, Uid
 from ostnode.roles.index.core.memberrows import IndexKey, Invite, Member, PastKey, RosterEpoch
 from ostnode.roles.index.core.rows import (
     Account,
@@ -117,6 +117,21 @@ class Tables(Protocol):
 
     def grants_ended(self, bucket: Principal, floor: int) -> Sequence[OpenGrant]:
         """The bucket's grants whose latest end is at or before `floor`."""
+        ...
+
+    def blocked_blobs_after(self, blob_id: bytes, limit: int) -> Sequence[BlockedBlob]:
+        """Blobs that are blocked now, by id, from the one that comes next."""
+        ...
+
+    def oldest_charges(self, uid: Uid, size_min: int, limit: int) -> Sequence[Charge]:
+        """The uid's charges, the oldest first, that are in buckets which hear of evictions.
+
+        None that is being evicted, or of fewer bytes.
+        """
+        ...
+
+    def kept_charges(self, uid: Uid) -> tuple[int, int]:
+        """Bytes and number of the uid's charges that are in buckets which hear of no evictions."""
         ...
 
     def answers_between(self, bucket: Principal, low: int, high: int) -> Sequence[OutboxAnswer]:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
-from ostnode.ids import Principal
+from ostnode.ids import Principal, Uid
 from ostnode.roles.index.core import memberrows, rows
 from ostnode.roles.index.core.tables import Column, Rows, Tables
 from ostnode.roles.index.database.mapping import Connection, SqlRows
@@ -26,6 +26,9 @@ R = TypeVar("R")
 _CHARGED = """
     SELECT COALESCE(SUM(size), 0), COUNT(*) FROM charges WHERE uid = ? AND evicting = 0"""
 _RESERVED = "SELECT COALESCE(SUM(reserved), 0), COUNT(*) FROM grants WHERE uid = ?"
+_KEPT = """
+    SELECT COALESCE(SUM(size), 0), COUNT(*) FROM charges WHERE uid = ? AND evicting = 0
+        AND bucket IN (SELECT principal FROM buckets WHERE feed_level = 0)"""
 _PLACED = """
     SELECT (SELECT COUNT(*) FROM grants WHERE blob_id = ?),
         (SELECT COUNT(*) FROM charges WHERE blob_id = ?)"""
@@ -141,6 +144,28 @@ class SqlTables(Tables):
         return self._grants.select(
             "bucket = ? AND latest_end <= ? ORDER BY latest_end", bucket, floor
         )
+
+    @override
+    def blocked_blobs_after(self, blob_id: bytes, limit: int) -> Sequence[rows.BlockedBlob]:
+        return self._blocked_blobs.select(
+            "blocked = 1 AND blob_id > ? ORDER BY blob_id LIMIT ?", blob_id, limit
+        )
+
+    @override
+    def oldest_charges(self, uid: Uid, size_min: int, limit: int) -> Sequence[rows.Charge]:
+        return self._charges.select(
+            "uid = ? AND evicting = 0 AND size >= ? "
+            "AND bucket IN (SELECT principal FROM buckets WHERE feed_level > 0) "
+            "ORDER BY charged_at, blob_id LIMIT ?",
+            uid,
+            size_min,
+            limit,
+        )
+
+    @override
+    def kept_charges(self, uid: Uid) -> tuple[int, int]:
+        ((size, count),) = self._ask(_KEPT, (uid,))
+        return int(size), int(count)
 
     @override
     def answers_between(
