@@ -71,14 +71,30 @@ def open_grant(
 ) -> Grant:
     """The claims of a grant that this index gave for this bucket, as it is now.
 
+    Left to the caller: what `read_grant` leaves to it, but the bucket. Raises GrantInvalidError or
+    GrantExpiredError.
+    """
+    grant = read_grant(data, index=index, now=now, skew=skew)
+    if grant.bucket != bucket:
+        raise GrantInvalidError("the grant: it is for another bucket")
+    if grant.bucket_incarnation != bucket_incarnation:
+        raise GrantInvalidError("the grant: it is for this bucket before it was restored")
+    return grant
+
+
+def read_grant(
+    data: bytes, *, index: Principal | Collection[Principal], now: float, skew: int
+) -> Grant:
+    """The claims of a grant that this index gave for some bucket.
+
     While its keys change an index has more than one.
 
-    Left to the caller: the index incarnation, that the user is the caller, the floor, and that
-    the grant is not closed. Raises GrantInvalidError or GrantExpiredError.
+    Left to the caller: the bucket and its incarnation, the index's incarnation, that the user is
+    the caller, the floor, and that the grant is not closed. Raises GrantInvalidError or
+    GrantExpiredError.
     """
     try:
         grant = _read(*open_claims(data, GRANT_TYP, index))
-        _check_bucket(grant, bucket, bucket_incarnation)
         # How long a grant lives is the index's own affair.
         check_times(grant.issued_at, grant.expires_at, ttl_max_s=SIZE_MAX, now=now, skew_s=skew)
     except TokenExpiredError as error:
@@ -86,13 +102,6 @@ def open_grant(
     except TokenInvalidError as error:
         raise GrantInvalidError(f"the grant: {error.message}") from None
     return grant
-
-
-def _check_bucket(grant: Grant, bucket: Principal, incarnation: int) -> None:
-    if grant.bucket != bucket:
-        raise TokenInvalidError("it is for another bucket")
-    if grant.bucket_incarnation != incarnation:
-        raise TokenInvalidError("it is for this bucket before it was restored")
 
 
 def _read(index: Principal, claims: ClaimReader) -> Grant:

@@ -2,7 +2,7 @@
 
 from ostnode.identity.access import AccessToken, Scope, mint_access, open_access
 from ostnode.identity.cache import VerifiedCache
-from ostnode.identity.grants import Grant, mint_grant, open_grant
+from ostnode.identity.grants import Grant, mint_grant, open_grant, read_grant
 from ostnode.identity.sessions import (
     Login,
     Session,
@@ -31,4 +31,5 @@ __all__ = [
     "open_grant",
     "open_login",
     "open_session",
+    "read_grant",
 ]

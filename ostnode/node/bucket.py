@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -23,7 +23,7 @@ from ostnode.node.metrics import bucket_figures
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
 from ostnode.roles.bucket.opening import Bucket, open_bucket
-from ostnode.roles.bucket.options import BucketOptions, UpkeepOptions
+from ostnode.roles.bucket.options import BucketOptions, UpkeepOptions, no_address
 from ostnode.store.errors import StoreLockedError, StoreOwnerError
 from ostnode.store.store import StoreOptions
 from ostnode.web.bucket_app import make_bucket_app
@@ -69,7 +69,7 @@ async def open_bucket_role(
         bucket,
         named,
         remembered.index if remembered else place.index,
-        belonging.index_keys,
+        belonging,
     )
     try:
         async with open_bucket(
@@ -205,13 +205,16 @@ def bucket_options(
     bucket: BucketConfig,
     named: Principal,
     index: Principal,
-    index_keys: Callable[[], Collection[Principal]] | None = None,
+    belonging: Belonging | None = None,
 ) -> BucketOptions:
     """The config's [[bucket]] as the role takes it: its name, and the index whose grants count."""
     return BucketOptions(
         principal=named,
         index=index,
-        index_keys=index_keys,
+        index_keys=belonging.index_keys if belonging else None,
+        address_of=belonging.address_of if belonging else no_address,
+        zone=bucket.zone,
+        weight=bucket.weight,
         cluster_id=config.cluster_id,
         user_uploads_max=bucket.user_uploads_max,
         user_references_max=bucket.user_references_max,

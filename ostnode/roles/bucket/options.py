@@ -11,6 +11,12 @@ from ostnode.roles.bucket.core.rules import Rules
 from ostnode.store.store import StoreOptions
 
 
+def no_address(bucket: Principal) -> str:
+    """Of a bucket that knows no other."""
+    del bucket
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpkeepOptions:
     """Background work. Rates are bytes per second; times are seconds.
@@ -34,7 +40,9 @@ class BucketOptions:
     The floor follows the index's clock at most every `floor_interval_s`; the index hears of the
     disk's space at least every `space_interval_s`; sweeps start when there is cause, and every
     `sweep_interval_s`. `index` is the key under which the bucket first knew its index; `index_keys`
-    says with which that may sign now, by default this one.
+    says with which that may sign now, by default this one. `zone` is what the bucket fails together
+    with, `weight` its share of new blobs, 0 for the size of its disk. `address_of` tells where
+    another bucket is, empty when nobody here knows.
     """
 
     principal: Principal
@@ -47,7 +55,10 @@ class BucketOptions:
     floor_interval_s: float = 60.0
     space_interval_s: float = 10.0
     sweep_interval_s: float = 1.0
+    zone: str = ""
+    weight: int = 0
     index_keys: Callable[[], Collection[Principal]] | None = None
+    address_of: Callable[[Principal], str] = no_address
     tokens: TokenLimits = field(default_factory=TokenLimits)
     store: StoreOptions = field(default_factory=StoreOptions)
     upkeep: UpkeepOptions = field(default_factory=UpkeepOptions)

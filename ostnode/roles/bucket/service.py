@@ -110,11 +110,11 @@ class BucketService(Service):
                 return Reply(await self._maintenance.handle(request))
 
     def check_grant(self, caller: Caller, grant: bytes) -> None:
-        """Raise GrantInvalidError or GrantExpiredError unless it is the caller's, for this bucket.
+        """Raise unless it is the caller's, for this bucket: what `Statements.grant` raises.
 
         For HTTP, before it reads a body: a push checks this again, and all the rest.
         """
-        opened = self._statements.grant(grant, self._clock.now())
+        opened = self._statements.grant(grant, caller.proven, self._clock.now())
         require_user(self._desk.durable, caller.proven, opened)
 
     async def open_blob(
@@ -139,7 +139,7 @@ class BucketService(Service):
 
     async def _push(self, caller: Principal, request: m.PushChunk, body: Buffer) -> m.PushResult:
         now = self._clock.now()
-        ask = ask_for(caller, self._statements.grant(request.grant, now), request, now)
+        ask = ask_for(caller, self._statements.grant(request.grant, caller, now), request, now)
         if count_chunks(ask.upload) == 1:
             return await self._push_whole(ask, request.chunk_index, body)
         # Hashed whether a copy is stored or not: the time an answer takes must not tell (B18).
@@ -192,7 +192,7 @@ class BucketService(Service):
 
     async def _forward(self, caller: Principal, request: m.AddReference) -> m.PushResult:
         now = self._clock.now()
-        ask = ask_for(caller, self._statements.grant(request.grant, now), request, now)
+        ask = ask_for(caller, self._statements.grant(request.grant, caller, now), request, now)
         try:
             access = self._access(caller, request.source, ask.upload.blob_id, request.token)
         except NotFoundError:

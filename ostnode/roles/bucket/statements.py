@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ostnode.errors import TokenInvalidError
-from ostnode.identity.tokens import AccessToken, Grant, VerifiedCache, open_access, open_grant
-from ostnode.ids import Principal
+from ostnode.errors import GrantInvalidError, TokenInvalidError, WrongBucketError
+from ostnode.identity.tokens import AccessToken, Grant, VerifiedCache, open_access, read_grant
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.roles.bucket.options import BucketOptions
 
 _GRANTS_REMEMBERED: Final = 4096
@@ -25,21 +25,35 @@ class Statements:
         self._grants: VerifiedCache[Grant] = VerifiedCache(_GRANTS_REMEMBERED)
         self._tokens: VerifiedCache[AccessToken] = VerifiedCache(_TOKENS_REMEMBERED)
 
-    def grant(self, data: bytes, now: float) -> Grant:
-        """A grant of our index for this bucket; raises GrantInvalidError or GrantExpiredError."""
+    def grant(self, data: bytes, caller: Principal, now: float) -> Grant:
+        """A grant of our index for this bucket, as it is now.
+
+        Raises GrantInvalidError, GrantExpiredError, or, for one of the caller's that is for another
+        bucket, WrongBucketError.
+        """
         grant, signers = self._grants.get(data, now), self._options.signers()
         incarnation = self._incarnation()
         if grant is None or grant.index not in signers or grant.bucket_incarnation != incarnation:
-            grant = open_grant(
-                data,
-                index=signers,
-                bucket=self._options.principal,
-                bucket_incarnation=incarnation,
-                now=now,
-                skew=self._options.tokens.skew_s,
-            )
+            skew = self._options.tokens.skew_s
+            grant = read_grant(data, index=signers, now=now, skew=skew)
+            if grant.bucket != self._options.principal:
+                raise self._wrong_bucket(grant, caller)
+            if grant.bucket_incarnation != incarnation:
+                raise GrantInvalidError("the grant is for this bucket before it was restored")
             self._grants.put(data, grant, grant.expires_at)
         return grant
+
+    def _wrong_bucket(
+        self, grant: Grant, caller: Principal
+    ) -> GrantInvalidError | WrongBucketError:
+        """Where the caller's grant is for, as far as that is known here."""
+        if grant.user != caller:
+            return GrantInvalidError("the grant is another user's")
+        return WrongBucketError(
+            "the grant is for another bucket",
+            bucket=grant.bucket.text(PrincipalKind.BUCKET),
+            http=self._options.address_of(grant.bucket),
+        )
 
     def access(self, data: bytes, accessor: Principal, now: float) -> AccessToken | None:
         """A token signed by the accessor, or None for no token at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -99,7 +100,7 @@ class IndexSync:
         """The same for events up to `through`."""
         request = self._unanswered or await self._next_batch(http, through)
         self._unanswered = request
-        result = await ask(port, request, m.SyncResult)
+        result = await ask(port, self._told_to(port, request), m.SyncResult)
         self._unanswered = None
         for rejected in result.rejected:
             log.warning("event rejected by the index", seq=rejected.seq, reason=rejected.reason)
@@ -109,6 +110,12 @@ class IndexSync:
         if request.events:
             await self._desk.decide(lambda draft: acknowledge(draft, last, result))
         return bool(self._desk.state.outbox(1))
+
+    def _told_to(self, port: IndexPort, request: m.SyncBucket) -> m.SyncBucket:
+        """With what newer links alone take: where the bucket stands, and its share."""
+        if LEDGER not in port.features:
+            return request
+        return replace(request, zone=self._options.zone, weight=self._options.weight)
 
     async def _begin_anew(self, port: IndexPort, error: InvalidArgumentError, begun: int) -> None:
         """Start a full resync, if that is what the index says; else raise what it said.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ostnode.errors import GrantInvalidError
+from ostnode.errors import GrantExpiredError, GrantInvalidError, WrongBucketError
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Grant, mint_grant
-from ostnode.ids import BlobId, ClusterId, GrantId, Principal, Uid
+from ostnode.ids import BlobId, ClusterId, GrantId, Principal, PrincipalKind, Uid
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.statements import Statements
 
@@ -16,11 +16,11 @@ BUCKET = Principal(b"b" * 32)
 NOW = 1_700_000_000
 
 
-def granted(by: KeyPair) -> bytes:
+def granted(by: KeyPair, bucket: Principal = BUCKET) -> bytes:
     grant = Grant(
         grant_id=GrantId(bytes(16)),
         index=by.principal,
-        bucket=BUCKET,
+        bucket=bucket,
         bucket_incarnation=1,
         user=OTHER.principal,
         uid=Uid(bytes(8)),
@@ -44,20 +44,49 @@ def test_every_key_that_counts_signs_grants_and_none_that_is_over() -> None:
     )
     statements = Statements(options, lambda: 1)
     by_old, by_new = granted(OLD), granted(NEW)
-    assert statements.grant(by_old, NOW).index == OLD.principal
+    assert statements.grant(by_old, OTHER.principal, NOW).index == OLD.principal
     with pytest.raises(GrantInvalidError, match="another key"):
-        statements.grant(by_new, NOW)
+        statements.grant(by_new, OTHER.principal, NOW)
     keys[:] = [NEW.principal, OLD.principal]
     for data in (by_old, by_new, granted(NEW)):
-        assert statements.grant(data, NOW).bucket == BUCKET
+        assert statements.grant(data, OTHER.principal, NOW).bucket == BUCKET
     with pytest.raises(GrantInvalidError, match="another key"):
-        statements.grant(granted(OTHER), NOW)
+        statements.grant(granted(OTHER), OTHER.principal, NOW)
     # Though it was verified before, and is remembered.
     keys[:] = [NEW.principal]
     with pytest.raises(GrantInvalidError, match="another key"):
-        statements.grant(by_old, NOW)
+        statements.grant(by_old, OTHER.principal, NOW)
 
 
 def test_without_a_roster_the_index_has_the_key_it_was_known_by() -> None:
     options = BucketOptions(principal=BUCKET, index=OLD.principal, cluster_id=ClusterId(bytes(16)))
-    assert Statements(options, lambda: 1).grant(granted(OLD), NOW).index == OLD.principal
+    assert (
+        Statements(options, lambda: 1).grant(granted(OLD), OTHER.principal, NOW).index
+        == OLD.principal
+    )
+
+
+def test_b33_a_grant_of_another_bucket_is_told_where_it_belongs() -> None:
+    elsewhere, unknown = Principal(b"e" * 32), Principal(b"u" * 32)
+    places = {elsewhere: "http://elsewhere.test"}
+    options = BucketOptions(
+        principal=BUCKET,
+        index=OLD.principal,
+        cluster_id=ClusterId(bytes(16)),
+        address_of=lambda bucket: places.get(bucket, ""),
+    )
+    statements = Statements(options, lambda: 1)
+    for bucket in (elsewhere, unknown):
+        with pytest.raises(WrongBucketError) as caught:
+            statements.grant(granted(OLD, bucket), OTHER.principal, NOW)
+        assert caught.value.details == {
+            "bucket": bucket.text(PrincipalKind.BUCKET),
+            "http": places.get(bucket, ""),
+        }
+    # It is nobody else's to know.
+    with pytest.raises(GrantInvalidError, match="another user"):
+        statements.grant(granted(OLD, elsewhere), NEW.principal, NOW)
+    with pytest.raises(GrantInvalidError, match="another key"):
+        statements.grant(granted(NEW, elsewhere), OTHER.principal, NOW)
+    with pytest.raises(GrantExpiredError):
+        statements.grant(granted(OLD, elsewhere), OTHER.principal, NOW + 7200)

@@ -47,8 +47,8 @@ def shut_out(tables: Tables, principal: Principal) -> None:
     tables.buckets.put(replace(bucket, state=BucketState.REVOKED))
 
 
-def reported(bucket: Bucket, rules: Rules, space: m.Space, now: int) -> Bucket:
-    """The bucket as it is after a report of its space.
+def reported(bucket: Bucket, rules: Rules, report: m.SyncBucket, now: int) -> Bucket:
+    """The bucket as it is after a report of its space, and of zone and weight if it tells them.
 
     The first one decides what it is for: all are activated, unless the cluster has a target; then
     it waits until it is needed.
@@ -56,6 +56,7 @@ def reported(bucket: Bucket, rules: Rules, space: m.Space, now: int) -> Bucket:
     if bucket.intent is BucketState.PENDING:
         intent = BucketState.STANDBY if rules.target_active else BucketState.ACTIVE
         bucket = replace(bucket, intent=intent)
+    space = report.space
     return replace(
         bucket,
         state=_state_with(bucket, space, rules),
@@ -63,6 +64,8 @@ def reported(bucket: Bucket, rules: Rules, space: m.Space, now: int) -> Bucket:
         free=space.free,
         stored=space.stored,
         last_seen=now,
+        zone=bucket.zone if report.zone is None else report.zone,
+        weight=bucket.weight if report.weight is None else report.weight,
     )
 
 
@@ -99,7 +102,7 @@ def decide_state(
 
 
 def intended(bucket: Bucket, rules: Rules, intent: BucketState) -> Bucket:
-    """The bucket with another intent; it takes that up at once unless the index does not hear it."""
+    """The bucket with another intent, taken up at once unless the index does not hear of it."""
     bucket = replace(bucket, intent=intent)
     if bucket.state not in _HEARD_OF:
         return bucket

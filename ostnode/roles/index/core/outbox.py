@@ -49,7 +49,7 @@ def sync_bucket(
         if seq > bucket.acked_seq:
             applied = _take(tables, applied, seq, data, now)
     bucket = replace(
-        reported(bucket, rules, request.space, now),
+        reported(bucket, rules, request, now),
         acked_seq=max(bucket.acked_seq, last),
         floor=applied.floor,
         http=request.http,
