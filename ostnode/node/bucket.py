@@ -190,7 +190,7 @@ def _role(
         kind=Kind.BUCKET,
         printed_as=PrincipalKind.BUCKET,
         service=service,
-        app=make_bucket_app(service, service, sessions, config.http),
+        make_app=partial(make_bucket_app, service, service, sessions, config.http),
         http=http,
         kinds_of=kinds_of,
         checks=talk.checks,

@@ -67,7 +67,7 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
                 kind=Kind.INDEX,
                 printed_as=PrincipalKind.INDEX,
                 service=service,
-                app=make_index_app(service, sessions, config.http),
+                make_app=partial(make_index_app, service, sessions, config.http),
                 http=index.http,
                 kinds_of=kinds_of,
                 checks=dict,

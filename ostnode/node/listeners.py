@@ -59,7 +59,7 @@ async def serve_role(
         http = await _bind(
             nursery,
             f"{role.name}.http",
-            partial(serve_http, role.app, role.http, limits, stop=stopping),
+            partial(serve_http, role.make_app(), role.http, limits, stop=stopping),
         )
         task_status.started(Bound(http, peer))
 

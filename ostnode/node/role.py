@@ -70,7 +70,7 @@ class Role:
     kind: Kind
     printed_as: PrincipalKind
     service: Service
-    app: ASGIFramework
+    make_app: Callable[[], ASGIFramework]
     http: str
     kinds_of: Callable[[Principal], frozenset[Kind]]
     checks: Checks

@@ -275,6 +275,7 @@ def test_what_a_node_logs_as_an_error_is_an_error_of_the_world():
         broken = m.GetUser(ALICE.principal)
 
         async def fail(*_args: object) -> None:
+            await trio.lowlevel.checkpoint()
             raise ZeroDivisionError
 
         world.index.role.service.handle = fail

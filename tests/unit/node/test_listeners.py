@@ -111,7 +111,7 @@ def role_of(service: Service, seams: Seams) -> Role:
         kind=Kind.INDEX,
         printed_as=PrincipalKind.INDEX,
         service=service,
-        app=lambda *_: None,
+        make_app=lambda: lambda *_: None,
         http="",
         kinds_of=lambda who: frozenset({Kind.APP} if who == APP.principal else ()),
         checks=dict,
