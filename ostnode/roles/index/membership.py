@@ -176,6 +176,9 @@ class Membership:
 
     async def _change_key(self, caller: Caller, request: mb.ChangeBucketKey) -> mb.KeyChanged:
         asked = open_key_change(request.by_old, request.by_new, cluster=self._options.cluster_id)
+        if not {asked.old, asked.new} & self._by_key.keys():
+            # Anybody may ask, and keys are free: that costs the database nothing.
+            raise NotAuthorizedError("neither is the key of a bucket of this cluster")
         change = await self._change(
             lambda tables: core.change_key(tables, caller.proven, asked, self._now())
         )

@@ -378,6 +378,15 @@ def test_a_bucket_does_not_change_its_key_without_end(two) -> None:
     assert change(two, THIRD, old=OTHER, caller=OTHER).key == THIRD
 
 
+async def test_a_change_of_strangers_keys_costs_no_transaction() -> None:
+    async with an_index() as cluster:
+        first, second = (KeyPair.generate(cluster.rng) for _ in range(2))
+        statements = sign_key_change(first, second, cluster.options.cluster_id, 100)
+        cluster.service.membership._transact = None
+        with pytest.raises(NotAuthorizedError, match="neither"):
+            await cluster.ask(Caller(first.principal), mb.ChangeBucketKey(*statements))
+
+
 def test_the_first_key_joins_again_while_it_counts(two) -> None:
     change(two, SECOND)
     assert join(two, FIRST, NOW + 100).member.state == "approved"

@@ -84,12 +84,12 @@ def join(tables: Tables, caller: Principal, request: mb.Join, now: int) -> Chang
         raise NotAuthorizedError("another key has followed this one")
     if member is not None:
         return Change(caller, member)
-    if _owner(tables, caller) is not None:
-        raise NotAuthorizedError("this is another bucket's key")
     tables.drop_invites_until(now)
     found = tables.invites.get(request.invite_id)
     if found is None or not compare_digest(found.secret_hash, secret_hash(request.secret)):
         return _refused(tables, found)
+    if _owner(tables, caller) is not None:
+        raise NotAuthorizedError("this is another bucket's key")
     _check_room(tables)
     tables.invites.drop(found.invite_id)
     state = MemberState.APPROVED if found.auto_approve else MemberState.PENDING
