@@ -318,7 +318,7 @@ class IndexAccounts(RuleBasedStateMachine):
     def read_feed(self, bucket: ModelBucket) -> m.FeedBatch:
         request = m.Feed(*bucket.cursor, 0)
         return self.transact(
-            lambda tables: feed.read_feed(tables, bucket.principal, request, self.now)
+            lambda tables: feed.read_feed(tables, bucket.principal, request, self.now, frozenset())
         )
 
     def sync(self, bucket: ModelBucket, count: int) -> None:
