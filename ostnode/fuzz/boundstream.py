@@ -9,14 +9,15 @@ from typing_extensions import override
 
 from ostnode.ids import Principal
 from ostnode.net.memory import MemoryStream
-from ostnode.net.transport import Piece, SecureStream
+from ostnode.net.transport import Piece, SecureStream, StreamAbove
 
 
-class BoundStream(SecureStream):
+class BoundStream(StreamAbove, SecureStream):
     """One end of a connection in memory; both ends are given the same `binding`."""
 
     def __init__(self, below: MemoryStream, binding: bytes) -> None:
-        self._below, self._binding = below, binding
+        super().__init__(below)
+        self._end, self._binding = below.send_eof, binding
 
     @override
     async def secure(self, expect: Principal | None) -> bytes:
@@ -25,30 +26,14 @@ class BoundStream(SecureStream):
 
     @override
     async def receive_into(self, buffer: memoryview) -> int:
-        data = await self._below.receive_some(len(buffer))
+        data = await self.receive_some(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     @override
     async def send_pieces(self, pieces: Sequence[Piece]) -> None:
-        await self._below.send_all(b"".join(pieces))
-
-    @override
-    async def send_all(self, data: Piece) -> None:
-        await self._below.send_all(data)
-
-    @override
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._below.wait_send_all_might_not_block()
-
-    @override
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._below.receive_some(max_bytes)
+        await self.send_all(b"".join(pieces))
 
     @override
     async def send_eof(self) -> None:
-        await self._below.send_eof()
-
-    @override
-    async def aclose(self) -> None:
-        await self._below.aclose()
+        await self._end()

@@ -28,7 +28,15 @@ from typing_extensions import Buffer, override
 from ostnode.errors import UnauthenticatedError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
-from ostnode.net.transport import Handler, LinkClosedError, Network, Piece, SecureStream, TcpNetwork
+from ostnode.net.transport import (
+    Handler,
+    LinkClosedError,
+    Network,
+    Piece,
+    SecureStream,
+    StreamAbove,
+    TcpNetwork,
+)
 
 RECORD_BYTES: Final = 16 * 1024
 """The most that one TLS record holds (RFC 8446 section 5.1)."""
@@ -155,30 +163,18 @@ class _Context(ssl.SSLContext):
         return made
 
 
-class _Wide(trio.abc.Stream):
+class _Wide(StreamAbove):
     """Receives more at a time than trio.SSLStream asks for while much is coming."""
 
     def __init__(self, below: trio.abc.Stream) -> None:
-        self._below = below
+        super().__init__(below)
         self._bytes_max = _RECEIVE_BYTES[0]
 
     @override
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._below.receive_some(self._bytes_max)
+        data = await super().receive_some(self._bytes_max)
         self._bytes_max = _RECEIVE_BYTES[len(data) >= _RECEIVE_BYTES[0]]
         return data
-
-    @override
-    async def send_all(self, data: Piece) -> None:
-        await self._below.send_all(data)
-
-    @override
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._below.wait_send_all_might_not_block()
-
-    @override
-    async def aclose(self) -> None:
-        await self._below.aclose()
 
 
 class TlsStream(SecureStream):

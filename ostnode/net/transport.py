@@ -37,6 +37,29 @@ class LinkClosedError(Exception):
     """
 
 
+class StreamAbove(trio.abc.Stream):
+    """Passes everything on to the stream below; whoever inherits changes what it is there for."""
+
+    def __init__(self, below: trio.abc.Stream) -> None:
+        self._below = below
+
+    @override
+    async def send_all(self, data: Piece) -> None:
+        await self._below.send_all(data)
+
+    @override
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._below.wait_send_all_might_not_block()
+
+    @override
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._below.receive_some(max_bytes)
+
+    @override
+    async def aclose(self) -> None:
+        await self._below.aclose()
+
+
 class SecureStream(trio.abc.HalfCloseableStream):
     """An encrypted stream, which proofs of identity are bound to."""
 

@@ -14,7 +14,7 @@ from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
 from ostnode.net.outlet import BODIES_AT_ONCE
 from ostnode.net.serve import _Server
 from ostnode.net.session import LinkLimits, Session
-from ostnode.net.transport import LinkClosedError
+from ostnode.net.transport import LinkClosedError, StreamAbove
 from ostnode.wire import incoming as i
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import BodyBuffers
@@ -352,30 +352,11 @@ async def test_an_answer_is_dropped_once_the_connection_is_over():
         await session.unsent.flushed()
 
 
-class WholeStream(trio.abc.Stream):
-    """A stream that cannot be closed by halves, as TLS is."""
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    async def send_all(self, data):
-        await self.inner.send_all(data)
-
-    async def wait_send_all_might_not_block(self):
-        await self.inner.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes=None):
-        return await self.inner.receive_some(max_bytes)
-
-    async def aclose(self):
-        await self.inner.aclose()
-
-
 async def test_last_words_on_a_stream_without_halves(autojump_clock, nursery):
     async with served() as cluster:
 
         async def whole(stream):
-            await cluster.handler(WholeStream(stream))
+            await cluster.handler(StreamAbove(stream))
 
         cluster.address = await nursery.start(cluster.network.serve, "whole:1", whole)
         stream, connection = await shake_hands(cluster)

@@ -28,7 +28,14 @@ from ostnode.net.tls import (
     channel_binding,
     in_slices,
 )
-from ostnode.net.transport import LinkClosedError, TcpNetwork, receive_into, secured, send_pieces
+from ostnode.net.transport import (
+    LinkClosedError,
+    StreamAbove,
+    TcpNetwork,
+    receive_into,
+    secured,
+    send_pieces,
+)
 from ostnode.wire import messages as m
 from tests.support.tlsforger import present
 from tests.support.tlskit import ANY_PORT, RawPeer, dial, raw_peer
@@ -413,22 +420,13 @@ async def test_b47_records_of_a_byte_are_not_all_decrypted_in_one_go():
     assert max(counts) <= 64
 
 
-class CountingStream(trio.abc.Stream):
+class CountingStream(StreamAbove):
     """Notes how much is given to it at a time."""
 
     def __init__(self, below):
-        self._below = below
+        super().__init__(below)
         self.sizes = []
 
     async def send_all(self, data):
         self.sizes.append(len(data))
-        await self._below.send_all(data)
-
-    async def wait_send_all_might_not_block(self):
-        await self._below.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes=None):
-        return await self._below.receive_some(max_bytes)
-
-    async def aclose(self):
-        await self._below.aclose()
+        await super().send_all(data)
