@@ -39,6 +39,7 @@ class Mischief:
             self._read_with_another_token,
             self._use_a_foreign_grant,
             self._use_a_dead_grant,
+            self._use_a_dead_grant,
             self._push_wrong_bytes,
             self._push_misfits,
             self._delete_without_a_right,

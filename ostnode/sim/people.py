@@ -140,7 +140,7 @@ class Device:
 
     async def _stale(self, rng: random.Random, step: Step) -> None:
         """A grant is kept until about its end before it is used."""
-        await self.maker.upload(self._making(rng, step), rng, wait_s=rng.uniform(30, 110))
+        await self.maker.upload(self._making(rng, step), rng, wait_s=rng.uniform(*_STALE_S))
 
     async def _forward(self, rng: random.Random, step: Step) -> None:
         source = self._some_ref(rng, self._reachable)
@@ -313,6 +313,8 @@ class Device:
             self.stage.note("nothing wrong could be said")
 
 
+_STALE_S: Final = (50.0, 115.0)
+"""A grant lives for a minute, and clocks may be a minute apart."""
 _PROBED_BYTES: Final = 600
 _CANCELLED: Final = 0.3
 _RELEASED: Final = 0.5

@@ -20,6 +20,7 @@ from ostnode.sim.stage import Stage
 from ostnode.sim.watching import Watch
 from ostnode.sim.workload import ACCOUNTS, DEVICES_PER_ACCOUNT, Step, account_of, actor_name
 from ostnode.sim.world import World, run_world
+from ostnode.store.simdisk import SimIndex
 
 REST_S: Final = 900.0
 """After healing, everything must have come to rest within this: a grant's life (a minute), the
@@ -163,11 +164,23 @@ async def _rest(stage: Stage, watch: Watch) -> None:
     await _converge(stage, watch)
     _reckon(stage, watch)
     await _use_again(stage)
+    await _start_anew(stage, watch)  # which seals what was written to
     await App(stage).compact_everything()
-    for name in stage.world.nodes:
-        await stage.world.restart(name)
+    await _start_anew(stage, watch)
     await _converge(stage, watch)
     _reckon(stage, watch)
+
+
+async def _start_anew(stage: Stage, watch: Watch) -> None:
+    """End every process and start another; buckets without their key indexes, as the log is all."""
+    world = stage.world
+    for name in world.nodes:
+        await world.stop(name)
+        for node in world.buckets:
+            if node.name == name:
+                node.disk.index = SimIndex()
+        await world.start(name)
+        watch.look()
 
 
 def _reckon(stage: Stage, watch: Watch) -> None:

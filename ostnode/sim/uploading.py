@@ -13,6 +13,7 @@ from ostnode.errors import OstError
 from ostnode.identity.grants import Grant
 from ostnode.ids import NULL_ACCESSOR, Principal
 from ostnode.roles.bucket.tables import ReferenceId
+from ostnode.roles.bucket.views import View
 from ostnode.sim.calling import Heard, Lane, NoAnswerError
 from ostnode.sim.model import Account, Ref, State
 from ostnode.sim.stage import Begun, DeadGrant, Stage
@@ -317,6 +318,17 @@ class Maker:
         if not left_out <= self.model.burning:
             raise self.stage.violated(f"{self.name}: chats were left out that nobody has deleted")
         self.end(making, reference.accessors, grant)
+        self._check_durable(making, grant)
+
+    def _check_durable(self, making: Making, grant: Grant) -> None:
+        """Nobody is told anything that is not on the disk yet."""
+        rows = self.stage.world.bucket_rows(self.stage.world.name_of(grant.bucket))
+        if rows is None:
+            return
+        for ref in making.refs:
+            there = self.stage.state(ref) is State.THERE and ref.bucket == grant.bucket
+            if there and View(rows).reference(ref.name) is None:
+                raise self.stage.violated(f"{self.name}: told of {ref.name}, which is not durable")
 
     def end(self, making: Making, there: Sequence[Principal], grant: Grant | None = None) -> None:
         """What the operation has come to. Without any certain answer its references stay open."""

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
-from ostnode.ids import Uid
-from ostnode.roles.index.core.rows import User
+from ostnode.ids import BlobId, Uid
+from ostnode.roles.index.core.tables import Tables
 from ostnode.sim.invariants import Growing, problems_of, short
 from ostnode.sim.model import Account
 from ostnode.sim.pictures import BucketPicture, IndexPicture, picture_bucket, picture_index
 from ostnode.sim.stage import Stage
 
 COMMITS_BETWEEN_LOOKS: Final = 25
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """A registration as of the commit before."""
+
+    version: int = 0
+    total: int = 0
+    limit: int = 0
+    charged: set[BlobId] = field(default_factory=set)
+    granted: set[BlobId] = field(default_factory=set)
+
+
+_NEW: Final = _Account()
 
 
 class Watch:
@@ -29,8 +44,9 @@ class Watch:
         self.news = trio.Event()
         self.looks = 0
         self._commits = 0
+        self._up: list[bool] = []
         self._growing = Growing()
-        self._sums: dict[Uid, tuple[int, int]] = {}
+        self._accounts: dict[Uid, _Account] = {}
 
     def start(self) -> None:
         """Look from now on."""
@@ -42,9 +58,11 @@ class Watch:
 
     def _committed(self) -> None:
         self._commits += 1
-        self._tell(self._overdrawn(self.world.index_tables().users.where()))
-        if self._commits % COMMITS_BETWEEN_LOOKS == 0:
+        self._tell(self._misled(self.world.index_tables()))
+        up = [node.running for node in self.world.buckets]
+        if self._commits % COMMITS_BETWEEN_LOOKS == 0 or up != self._up:
             self.look()
+        self._up = up  # one that is up again shows what it has kept, before it hears anything new
 
     def look(self) -> tuple[IndexPicture, list[BucketPicture]]:
         """Check everything that must hold at every moment."""
@@ -76,16 +94,25 @@ class Watch:
             if self.found is not None:
                 self.news.set()
 
-    def _overdrawn(self, users: list[User]) -> Iterator[str]:
-        """What adds to an account leaves it within a limit that may be in force."""
+    def _misled(self, tables: Tables) -> Iterator[str]:
+        """Accounts that were changed as they must not be (2, 3): what adds to one leaves it within
+        a limit that may be in force, and what is charged was reserved before.
+        """
         limits = {account.uid: account.limits for account in self.stage.model.accounts}
-        for user in users:
+        for user in tables.users.where():
+            before = self._accounts.get(user.uid, _NEW)
+            if user.version == before.version or user.deleted:
+                continue
             total = user.used + user.reserved
-            before, limit = self._sums.get(user.uid, (0, user.byte_limit))
-            self._sums[user.uid] = total, user.byte_limit
-            most = max(limit, user.byte_limit, before, *limits.get(user.uid, ()))
-            if total > most and not user.deleted:
+            charged = {row.blob_id for row in tables.charges.where(uid=user.uid)}
+            granted = {row.blob_id for row in tables.grants.where(uid=user.uid)}
+            now = _Account(user.version, total, user.byte_limit, charged, granted)
+            self._accounts[user.uid] = now
+            may_be = limits.get(user.uid, set()) | {user.byte_limit, before.limit, before.total}
+            if total > max(may_be):
                 yield f"account {short(user.uid)} has {total} of {user.byte_limit} bytes"
+            for blob_id in charged - before.charged - before.granted:
+                yield f"{short(user.uid)} is charged for blob {short(blob_id)} without a grant"
 
     def _unkept(self, index: IndexPicture, buckets: list[BucketPicture]) -> Iterator[str]:
         """Every acknowledgement against what is durable (1, 10)."""

@@ -52,20 +52,20 @@ DEVICE_ACTS: Final[Mapping[Act, float]] = {
     Act.CUT: 8,
     Act.RESUME: 6,
     Act.ABANDON: 4,
-    Act.STALE: 4,
+    Act.STALE: 6,
     Act.FORWARD: 12,
     Act.READ: 14,
     Act.DELETE: 14,
     Act.DELETE_CHAT: 1,
     Act.ASK: 4,
-    Act.WRONG: 12,
+    Act.WRONG: 16,
 }
 APP_ACTS: Final[Mapping[Act, float]] = {
     Act.CHANGE_LIMIT: 5,
     Act.BEGIN_ANEW: 3,
     Act.CHANGE_PRINCIPAL: 3,
     Act.BLOCK: 2,
-    Act.DELETE_CHAT: 4,
+    Act.DELETE_CHAT: 5,
     Act.UPKEEP: 5,
 }
 
