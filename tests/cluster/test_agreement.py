@@ -11,19 +11,21 @@ import pytest
 import trio
 
 from ostnode.errors import BusyError, OstError
-from ostnode.ids import BlobId, Uid
+from ostnode.ids import BlobId, Principal, Uid
 from ostnode.net.transport import LinkClosedError
 from ostnode.roles.bucket import tables as t
+from ostnode.roles.index.core import accessors, feed
 from ostnode.roles.index.core.checking import Kind
-from ostnode.roles.index.core.rows import Charge, OpenGrant, Placement
+from ostnode.roles.index.core.rows import Charge, OpenGrant, Placement, User
 from ostnode.wire import checking as c
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
-from tests.support.cluster import LIMIT, Cluster, insist
+from tests.support.cluster import LIMIT, Cluster, Shape, insist
 from tests.support.people import Person
 from tests.support.simdisk import SimDisk
 
 DATA = bytes(range(251)) * 60
+DOOMED = Principal(b"doomed".ljust(32))
 
 
 async def fsck(cluster: Cluster, *, repair: bool = False) -> list[c.CheckFinding]:
@@ -380,3 +382,37 @@ async def test_b31_a_rejected_event_is_listed_and_dismissed_and_its_grant_is_for
     assert bucket.rows.grant(allocation.grant_id) is None
     (missing,) = [row for row in await fsck(cluster) if row.kind == Kind.REFERENCE_WITHOUT_CHARGE]
     assert missing.found == len(DATA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [Shape(buckets=1)])
+async def test_b32_a_bucket_that_missed_100_000_changes_catches_up_in_bounded_batches(
+    autojump_clock, cluster: Cluster
+) -> None:
+    """Its cursor is as far behind as it likes: what it reads from there on is the snapshot."""
+    (bucket,) = cluster.buckets
+    await cluster.settle()
+    bucket.go_offline()
+    changed = 100_000
+    uids = [Uid(n.to_bytes(8, "big")) for n in range(1000)]
+
+    def change(tables, step: int) -> None:
+        for uid in uids:
+            row = User(uid, Principal(uid * 4), step, "refuse", version=step + 1)
+            tables.users.put(row)
+            feed.announce_user(tables, uid, urgent=False)
+
+    for step in range(changed // len(uids)):
+        await tables_of(cluster, partial(change, step=step))
+    await tables_of(cluster, lambda tables: accessors.burn_accessor(tables, DOOMED, 1))
+    await trio.sleep(30)
+    asked_before = len(cluster.index.gate.asked)
+    bucket.go_online()
+    await cluster.settle()
+    polls = [row for row in cluster.index.gate.asked[asked_before:] if isinstance(row, m.Feed)]
+    assert len({row.seq for row in polls}) <= 6
+    for uid in uids:
+        user = bucket.rows.user(uid)
+        assert user is not None
+        assert (user.version, user.bytes_left) == (changed // len(uids), 99)
+    assert bucket.rows.burned(DOOMED)

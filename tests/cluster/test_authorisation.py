@@ -180,7 +180,7 @@ async def test_b49_who_may_call_what_through_links(autojump_clock, cluster: Clus
 
 
 async def test_b49_who_may_call_what_over_http(tmp_path) -> None:
-    peers_only = {"sync_bucket", "feed", "join", "roster", "change_bucket_key"}
+    peers_only = {"sync_bucket", "feed", "compare", "join", "roster", "change_bucket_key"}
     async with an_http_cluster(tmp_path) as (cluster, _):
         await check_everybody(cluster, only=ALLOWED.keys() - peers_only)
         for path in ("/v1/sync", "/v1/feed", "/v1/buckets/sync"):
