@@ -242,7 +242,7 @@ class _CachedRows(SqlRows[R], Generic[R]):
         names, values = tuple(equal), tuple(equal.values())
         for key in self._waiting_with(names).get(values, ()):
             row = self._known.get(key)
-            if row is not None and key in self._waiting and _values(row, names) == values:
+            if row is not None and _values(row, names) == values:
                 current[key] = row
         return [current[key] for key in sorted(current)]
 

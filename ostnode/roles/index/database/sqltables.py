@@ -142,7 +142,7 @@ class SqlTables(Tables):
     @override
     def grants_ended(self, bucket: Principal, floor: int) -> Sequence[rows.OpenGrant]:
         return self._grants.select(
-            "bucket = ? AND latest_end <= ? ORDER BY latest_end", bucket, floor
+            "bucket = ? AND latest_end <= ? ORDER BY latest_end, grant_id", bucket, floor
         )
 
     @override
