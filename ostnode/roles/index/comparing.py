@@ -160,7 +160,10 @@ class Comparing:
             case Part.ASK:
                 return await self._wanted(bucket, request.wait_ms)
             case Part.BEGIN:
-                await self._approved(bucket, lambda tables: resync.begin(tables, bucket, request))
+                now = self._now()
+                await self._approved(
+                    bucket, lambda tables: resync.begin(tables, bucket, request, now)
+                )
                 self._resyncs[bucket] = work = _Work(self._new_run(), Mending.RESYNC)
                 _log.warning("resync_begun", bucket=bucket.hex())
                 self._tell()

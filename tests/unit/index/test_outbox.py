@@ -6,6 +6,8 @@ import pytest
 
 from ostnode.errors import BusyError, InvalidArgumentError, NotAuthorizedError
 from ostnode.ids import GrantId, Uid
+from ostnode.roles.index.core import resync
+from ostnode.wire import checking as ck
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind
@@ -91,12 +93,14 @@ async def test_other_events_under_used_numbers_mean_a_bucket_set_back() -> None:
         held = [await index.allocate(index.alice, blob(n), 100) for n in range(3)]
         events = [index.bucket.completed(each) for each in held]
         await index.bucket.sync(*events[:2])
+        index.clock.time += resync.LIVE_S
         for batch, first in ((events[2:], 1), (events[:1] + events[2:], 1)):
             with pytest.raises(InvalidArgumentError) as refused:
                 await index.bucket.sync(*batch, first_seq=first)
             assert refused.value.details["resync"] == refused.value.details["behind"] == 1
         await index.bucket.sync(events[2])
         # It moved on to 3, so it had the answers before that.
+        index.clock.time += resync.LIVE_S
         with pytest.raises(InvalidArgumentError) as refused:
             await index.bucket.sync(events[0], first_seq=1)
         assert refused.value.details["resync"] == 1
@@ -108,6 +112,7 @@ async def test_an_empty_batch_behind_what_was_acknowledged_means_a_bucket_set_ba
     async with an_index() as index:
         held = await index.allocate(index.alice, blob(1), 100)
         await index.bucket.sync(index.bucket.completed(held))
+        index.clock.time += resync.LIVE_S
         with pytest.raises(InvalidArgumentError) as refused:
             await index.bucket.sync(first_seq=1)
         assert refused.value.details["resync"] == refused.value.details["behind"] == 1
@@ -116,6 +121,7 @@ async def test_an_empty_batch_behind_what_was_acknowledged_means_a_bucket_set_ba
 async def test_another_incarnation_is_not_synced() -> None:
     async with an_index() as index:
         own = index.bucket.incarnation
+        index.clock.time += resync.LIVE_S
         for incarnation, behind in ((own + 1, 0), (own - 1, 1), (0, 1)):
             request = m.SyncBucket(incarnation, 1, (), ROOMY, "")
             with pytest.raises(InvalidArgumentError) as refused:
@@ -125,6 +131,31 @@ async def test_another_incarnation_is_not_synced() -> None:
                 own,
                 behind,
             )
+
+
+async def test_of_two_that_speak_for_one_bucket_the_first_goes_on() -> None:
+    """A copied key or directory: the other is refused for as long as the first is there."""
+    async with an_index() as index:
+        held = await index.allocate(index.alice, blob(1), 100)
+        await index.bucket.sync(index.bucket.completed(held))
+        own = index.bucket.incarnation
+        for _ in range(3):
+            index.clock.time += resync.LIVE_S - 1
+            await index.bucket.sync()
+            for incarnation in (own + 1, own - 1):
+                request = m.SyncBucket(incarnation, 1, (), ROOMY, "")
+                with pytest.raises(BusyError, match="in use twice"):
+                    await index.ask(index.bucket.caller, request)
+                begin = ck.Compare(0, ck.Part.BEGIN, own + 1, index_life(index), 0)
+                with pytest.raises(BusyError, match="in use twice"):
+                    await index.ask(index.bucket.caller, begin)
+            with pytest.raises(BusyError, match="in use twice"):
+                await index.bucket.sync(first_seq=1)
+        assert (await index.status()).buckets[0].incarnation == own
+
+
+def index_life(index: IndexCluster) -> int:
+    return index.service._comparing.incarnation
 
 
 async def test_a_bucket_that_is_not_in_the_config_is_turned_away() -> None:

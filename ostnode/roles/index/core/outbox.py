@@ -39,10 +39,10 @@ def sync_bucket(
     Raises InvalidArgumentError with detail `resync` for a gap, a bucket of another incarnation, or
     one that sends something else under numbers it has used: see `core.resync`.
     """
-    bucket = _admitted(tables, principal, request)
+    bucket = _admitted(tables, principal, request, now)
     last = request.first_seq + len(request.events) - 1
     known = bucket.acked_seq - request.first_seq + 1
-    _check_repeated(tables, bucket, request, known)
+    _check_repeated(tables, bucket, request, known, now)
     tables.drop_answers_before(principal, request.first_seq)
     before, applied = bucket.http, bucket
     for seq, data in enumerate(request.events, request.first_seq):
@@ -60,18 +60,21 @@ def sync_bucket(
     return _result(tables, bucket, request.first_seq, last)
 
 
-def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket) -> Bucket:
+def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket, now: int) -> Bucket:
     # Here as well as at the link: it may have been revoked while this waited for its turn.
     require_approved(tables, principal)
-    return resync.admit(tables, resync.require_bucket(tables, principal), request)
+    return resync.admit(tables, resync.require_bucket(tables, principal), request, now)
 
 
-def _check_repeated(tables: Tables, bucket: Bucket, request: m.SyncBucket, known: int) -> None:
+def _check_repeated(
+    tables: Tables, bucket: Bucket, request: m.SyncBucket, known: int, now: int
+) -> None:
     """Events sent again must be the same bytes: a bucket set back in time sends other ones."""
     repeated = request.events[:known]
     last = request.first_seq + len(repeated) - 1
     answers = tables.answers_between(bucket.principal, request.first_seq, last)
     if [answer.digest for answer in answers] != [_digest(data) for data in repeated]:
+        resync.require_alone(bucket, now)
         reason = "these numbers were used for other events"
         raise resync.resync_error(tables, bucket, reason, behind=True)
 

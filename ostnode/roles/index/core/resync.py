@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from ostnode.errors import InvalidArgumentError, NotAuthorizedError
+from ostnode.errors import BusyError, InvalidArgumentError, NotAuthorizedError
 from ostnode.ids import NULL_ACCESSOR, Principal, Uid
 from ostnode.roles.index.core import feed, ledger
 from ostnode.roles.index.core.accessors import burn_accessor
@@ -35,6 +35,8 @@ ENDED_MAX: Final = 200
 STEP_US: Final = 1_000_000
 """Incarnations, in microseconds since 1970, differ by at least a second."""
 _EVERY_NUMBER: Final = (1 << 63) - 1
+LIVE_S: Final = 30
+"""A bucket reports every ten seconds; one that has been silent for three times that has ended."""
 
 
 class IndexBehindError(Exception):
@@ -71,11 +73,12 @@ def missing(tables: Tables) -> list[Principal]:
     ]
 
 
-def admit(tables: Tables, bucket: Bucket, request: m.SyncBucket) -> Bucket:
+def admit(tables: Tables, bucket: Bucket, request: m.SyncBucket, now: int) -> Bucket:
     """The bucket as it may sync; a first contact is taken up.
 
     Raises InvalidArgumentError: with detail `resync` when either side was set back, which the
-    bucket answers with BEGIN; NotAuthorizedError for a bucket that was forgotten.
+    bucket answers with BEGIN; NotAuthorizedError for a bucket that was forgotten; BusyError for one
+    that was set back while another process speaks in its name.
     """
     if not request.first_seq:
         raise InvalidArgumentError("outbox events count from 1")
@@ -87,6 +90,7 @@ def admit(tables: Tables, bucket: Bucket, request: m.SyncBucket) -> Bucket:
         bucket = replace(bucket, incarnation=request.incarnation)
     if bucket.incarnation != request.incarnation or not request.incarnation:
         behind = request.incarnation < bucket.incarnation
+        require_alone(bucket, now)
         raise resync_error(tables, bucket, "the bucket is of another incarnation", behind=behind)
     require_agreement(tables, bucket)
     if request.first_seq > bucket.acked_seq + 1:
@@ -94,10 +98,25 @@ def admit(tables: Tables, bucket: Bucket, request: m.SyncBucket) -> Bucket:
         raise resync_error(tables, bucket, reason, behind=False)
     if not request.events and request.first_seq <= bucket.acked_seq:
         # Whatever was acknowledged and it does not know of, it would have sent again.
+        require_alone(bucket, now)
         raise resync_error(
             tables, bucket, "the bucket has lost events that were acknowledged", behind=True
         )
     return bucket
+
+
+def require_alone(bucket: Bucket, now: int) -> None:
+    """Raise BusyError while the bucket as the index knows it is alive.
+
+    Two processes with one key, or with copies of one directory, would otherwise take new
+    incarnations in turns: the one that was there first goes on.
+    """
+    if abs(now - bucket.last_seen) < LIVE_S:
+        raise BusyError(
+            "this bucket was set back, and one that was not spoke in its name within the last "
+            f"{LIVE_S} s: is its key or its directory in use twice?",
+            retry_after_s=LIVE_S,
+        )
 
 
 def require_agreement(tables: Tables, bucket: Bucket) -> None:
@@ -141,11 +160,11 @@ def resync_error(
     )
 
 
-def begin(tables: Tables, principal: Principal, request: Compare) -> None:
+def begin(tables: Tables, principal: Principal, request: Compare, now: int) -> None:
     """Count the bucket's events anew, from its position in its incarnation.
 
     Raises InvalidArgumentError with `resync` for an incarnation that is not the latest of either
-    side; NotAuthorizedError.
+    side; NotAuthorizedError; BusyError as `admit` does.
     """
     meta, bucket = index_meta(tables), require_bucket(tables, principal)
     agreement = tables.agreements.get(principal) or Agreement(principal, 0)
@@ -155,6 +174,9 @@ def begin(tables: Tables, principal: Principal, request: Compare) -> None:
         raise resync_error(tables, bucket, "the bucket was set back", behind=True)
     if request.index_incarnation != meta.incarnation:
         raise resync_error(tables, bucket, "the index began anew", behind=False)
+    if request.incarnation != bucket.incarnation:
+        require_alone(bucket, now)
+        bucket = replace(bucket, last_seen=now)
     tables.drop_answers_before(principal, _EVERY_NUMBER)
     tables.buckets.put(replace(bucket, incarnation=request.incarnation, acked_seq=request.position))
     tables.agreements.put(replace(agreement, incarnation=0, begun=meta.incarnation))
