@@ -34,7 +34,9 @@ cli: Final = LazyGroup(
         "user": LazyCommand("ostnode.cli.users:user", "Users and their allowances (app)."),
         "accessor": LazyCommand("ostnode.cli.accessors:accessor", "Chats: new keys, deletion."),
         "token": LazyCommand("ostnode.cli.tokens:token", "Mint and inspect access tokens."),
-        "blob": LazyCommand("ostnode.cli.blobs:blob", "Put, get, stat and remove blobs."),
+        "blob": LazyCommand(
+            "ostnode.cli.blobs:blob", "Put, get, stat and remove blobs; block them."
+        ),
         "cluster": LazyCommand("ostnode.cli.cluster:cluster", "How the cluster does."),
         "fsck": LazyCommand("ostnode.cli.fsck:fsck", "Compare index and buckets (operator)."),
         "index": LazyCommand("ostnode.cli.indexes:index", "The index's database."),

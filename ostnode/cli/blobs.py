@@ -1,4 +1,4 @@
-"""`ostnode blob`: put, get, stat and remove blobs as a user."""
+"""`ostnode blob`: put, get, stat and remove blobs as a user; block them as an operator."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ostnode.cli.progress import transfer_progress
 from ostnode.cli.target import BUCKET, PATIENT, Target, client_options
 from ostnode.client import Client, Downloaded, UploadedBlob
 from ostnode.ids import NULL_ACCESSOR, BlobId, Principal, PrincipalKind, Uid
+from ostnode.wire.accounts import BLOCKED_TOLD_MAX
 from ostnode.wire.jsonmap import to_json
 from ostnode.wire.messages import BlobInfo, BucketAddress, ReferenceKey
 
@@ -24,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 @click.group()
 def blob() -> None:
-    """Put, get, stat and remove blobs."""
+    """Put, get, stat and remove blobs; block them."""
 
 
 def _reading(function: F) -> F:
@@ -187,3 +188,50 @@ def remove(
 
     target.run(call)
     output.result({"removed": str(blob_id), "ref_id": ref.hex()})
+
+
+@blob.command("block")
+@click.argument("blob_id", type=BLOB_ID)
+@json_option
+@pass_output
+@client_options
+def block(target: Target, output: Output, blob_id: BlobId) -> None:
+    """Have BLOB_ID refused everywhere, stored or not (operator); nothing is deleted."""
+    _set_blocked(target, output, blob_id, blocked=True)
+
+
+@blob.command("unblock")
+@click.argument("blob_id", type=BLOB_ID)
+@json_option
+@pass_output
+@client_options
+def unblock(target: Target, output: Output, blob_id: BlobId) -> None:
+    """Let BLOB_ID be read and uploaded again (operator)."""
+    _set_blocked(target, output, blob_id, blocked=False)
+
+
+def _set_blocked(target: Target, output: Output, blob_id: BlobId, *, blocked: bool) -> None:
+    async def call(client: Client) -> None:
+        await client.block_blob(blob_id, blocked=blocked)
+
+    target.run(call)
+    output.result({"blob_id": str(blob_id), "blocked": blocked})
+
+
+@blob.command("blocked")
+@json_option
+@pass_output
+@client_options
+def list_blocked(target: Target, output: Output) -> None:
+    """Print the blobs that are blocked (operator)."""
+
+    async def call(client: Client) -> list[BlobId]:
+        page = await client.list_blocked()
+        found = [*page.blobs]
+        while len(page.blobs) == BLOCKED_TOLD_MAX:
+            page = await client.list_blocked(found[-1])
+            found += page.blobs
+        return found
+
+    found = [str(blob_id) for blob_id in target.run(call)]
+    output.result({"blobs": [*found]}, "\n".join(found) or "no blob is blocked")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from ostnode.cli.output import Output, Value, json_option, pass_output, size_text
@@ -17,17 +19,27 @@ def user() -> None:
     """Register, show, change and remove users."""
 
 
+_ON_FULL: Final = click.Choice(["refuse", "evict_oldest"])
+
+
 @user.command("add")
 @click.argument("principal", type=PRINCIPAL)
 @click.option("--limit", type=SIZE, required=True, help="The byte allowance, like 10GiB.")
+@click.option(
+    "--on-full",
+    type=_ON_FULL,
+    default="refuse",
+    show_default=True,
+    help="Refuse uploads that do not fit, or drop the user's oldest blobs for them.",
+)
 @json_option
 @pass_output
 @client_options
-def add(target: Target, output: Output, principal: Principal, limit: int) -> None:
+def add(target: Target, output: Output, *, principal: Principal, limit: int, on_full: str) -> None:
     """Register PRINCIPAL with an allowance; one that is registered gets the new allowance."""
 
     async def call(client: Client) -> UserInfo:
-        await client.register_user(principal, limit)
+        await client.register_user(principal, limit, on_full=on_full)
         return await client.user(principal)
 
     _print(output, target.run(call))
@@ -50,6 +62,7 @@ def show(target: Target, output: Output, principal: Principal | None) -> None:
 @user.command("set")
 @click.argument("principal", type=PRINCIPAL)
 @click.option("--limit", type=SIZE, help="The new allowance; lowered below use it deletes nothing.")
+@click.option("--on-full", type=_ON_FULL, help="What a full allowance means from now on.")
 @click.option("--move-to", type=PRINCIPAL, help="The principal that takes the registration over.")
 @click.option("--block/--unblock", "blocked", default=None, help="Deny sessions and reads.")
 @json_option
@@ -61,19 +74,26 @@ def change(
     *,
     principal: Principal,
     limit: int | None,
+    on_full: str | None,
     move_to: Principal | None,
     blocked: bool | None,
 ) -> None:
     """Change the allowance of PRINCIPAL, block it, or move its registration to a new key."""
-    if limit is None and move_to is None and blocked is None:
-        raise click.UsageError("nothing to change: pass --limit, --move-to, --block or --unblock")
+    if limit is None and on_full is None and move_to is None and blocked is None:
+        raise click.UsageError(
+            "nothing to change: pass --limit, --on-full, --move-to, --block or --unblock"
+        )
 
     async def call(client: Client) -> UserInfo:
         if blocked is not None:
             await client.block_principal(principal, blocked=blocked)
-        if limit is not None:
-            await client.user(principal)  # registers nobody by accident
-            await client.register_user(principal, limit)
+        if limit is not None or on_full is not None:
+            known = await client.user(principal)  # registers nobody by accident
+            await client.register_user(
+                principal,
+                known.allowance.limit if limit is None else limit,
+                on_full=on_full or known.on_full,
+            )
         if move_to is not None:
             await client.change_user_principal(principal, move_to)
         return await client.user(move_to or principal)

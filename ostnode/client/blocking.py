@@ -111,6 +111,8 @@ class Client:
     change_users = _waiting(trio_client.Client.change_users)
     change_user_principal = _waiting(trio_client.Client.change_user_principal)
     block_principal = _waiting(trio_client.Client.block_principal)
+    block_blob = _waiting(trio_client.Client.block_blob)
+    list_blocked = _waiting(trio_client.Client.list_blocked)
     allocated_bucket = _waiting(trio_client.Client.allocated_bucket)
     release_grant = _waiting(trio_client.Client.release_grant)
     can_forward = _waiting(trio_client.Client.can_forward)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ostnode.errors import error_class
 from ostnode.ids import BlobId, GrantId, Principal
+from ostnode.wire import accounts as ac
 from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
@@ -59,8 +60,16 @@ class IndexCalls(ABC):
         await self.ask_index(m.ChangePrincipal(old, new), m.Ok)
 
     async def block_principal(self, principal: Principal, *, blocked: bool = True) -> None:
-        """Deny a principal sessions and reads, or allow them again (app only)."""
+        """Deny a principal sessions and reads, or allow them again (app or operator)."""
         await self.ask_index(m.BlockPrincipal(principal, blocked), m.Ok)
+
+    async def block_blob(self, blob_id: BlobId, *, blocked: bool = True) -> None:
+        """Have a blob refused everywhere, or no longer (operator only)."""
+        await self.ask_index(ac.BlockBlob(blob_id, blocked), m.Ok)
+
+    async def list_blocked(self, after: BlobId | None = None) -> ac.BlockedPage:
+        """A page of the blobs that are blocked (operator only)."""
+        return await self.ask_index(ac.ListBlocked(after), ac.BlockedPage)
 
     async def allocated_bucket(self, blob_id: BlobId, size: int) -> m.Allocation:
         """Reserve bytes and learn the blob's bucket; AllowanceExceededError says what is left."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from ostnode.base64url import encode_base64url
 from ostnode.errors import UnknownCallError
 from ostnode.ids import BlobId, Principal, PrincipalKind
+from ostnode.wire import accounts as ac
 from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
@@ -239,6 +240,15 @@ def _dismiss_rejected(name: str, request: ck.DismissRejected) -> HttpCall:
     return HttpCall(name, "DELETE", path)
 
 
+def _block_blob(name: str, request: ac.BlockBlob) -> HttpCall:
+    return HttpCall(name, "POST", "/v1/blocked-blobs", json=to_json(request))
+
+
+def _list_blocked(name: str, request: ac.ListBlocked) -> HttpCall:
+    query = {} if request.after is None else {"after": str(request.after)}
+    return HttpCall(name, "GET", "/v1/blocked-blobs", query)
+
+
 def _invite_bucket(name: str, request: mb.InviteBucket) -> HttpCall:
     return HttpCall(name, "POST", "/v1/invites", json=to_json(request))
 
@@ -280,6 +290,8 @@ _ROUTES: Final[dict[type[Request], Callable[..., HttpCall]]] = {
     ck.ListFindings: _list_findings,
     ck.ListRejected: _list_rejected,
     ck.DismissRejected: _dismiss_rejected,
+    ac.BlockBlob: _block_blob,
+    ac.ListBlocked: _list_blocked,
     mb.InviteBucket: _invite_bucket,
     mb.WithdrawInvite: _withdraw_invite,
 }

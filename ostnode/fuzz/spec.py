@@ -46,6 +46,7 @@ READ_ONLY: Final = frozenset({
     "check_progress",
     "list_findings",
     "list_rejected",
+    "list_blocked",
 })
 """Calls whose success changes nothing."""
 CHANGING_REFUSALS: Final = frozenset({

@@ -12,6 +12,7 @@ from ostnode.web.asgi import WebRequest
 from ostnode.web.front import Front
 from ostnode.web.jsonroutes import Fields, Route, json_app
 from ostnode.web.sessions import Sessions
+from ostnode.wire import accounts as ac
 from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
@@ -83,6 +84,8 @@ INDEX_ROUTES: Final = (
         ck.DismissRejected,
         shape=_as_number("seq"),
     ),
+    Route("POST", "/v1/blocked-blobs", ac.BlockBlob, body=True),
+    Route("GET", "/v1/blocked-blobs", ac.ListBlocked),
     Route("POST", "/v1/invites", mb.InviteBucket, body=True, status=201),
     Route("DELETE", "/v1/invites/<invite_id>", mb.WithdrawInvite),
 )

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from ostnode.errors import NotAuthorizedError, UnauthenticatedError, UnknownCallError
 from ostnode.ids import Principal
+from ostnode.wire import accounts as ac
 from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
@@ -115,7 +116,7 @@ CALLS: Final = (
     CallSpec(1, "change_users", Kind.INDEX, _who(Who.APP), m.ChangeUsers, m.BatchResult),
     CallSpec(2, "user", Kind.INDEX, _USER, m.GetUser, m.UserInfo),
     CallSpec(3, "change_user_principal", Kind.INDEX, _who(Who.APP), m.ChangePrincipal, m.Ok),
-    CallSpec(4, "block_principal", Kind.INDEX, _who(Who.APP), m.BlockPrincipal, m.Ok),
+    CallSpec(4, "block_principal", Kind.INDEX, _ADMIN, m.BlockPrincipal, m.Ok),
     CallSpec(5, "allocated_bucket", Kind.INDEX, _USER, m.Allocate, m.Allocation),
     CallSpec(6, "release_grant", Kind.INDEX, _USER, m.ReleaseGrant, m.Ok),
     CallSpec(7, "can_forward", Kind.INDEX, _USER, m.CanForward, m.Allowance),
@@ -194,6 +195,10 @@ CALLS: Final = (
         feature=LEDGER,
     ),
     CallSpec(41, "fleet_status", Kind.INDEX, _ADMIN, fl.FleetStatus, fl.FleetInfo, feature=LEDGER),
+    CallSpec(42, "block_blob", Kind.INDEX, _OPERATOR, ac.BlockBlob, m.Ok, feature=LEDGER),
+    CallSpec(
+        43, "list_blocked", Kind.INDEX, _OPERATOR, ac.ListBlocked, ac.BlockedPage, feature=LEDGER
+    ),
 )
 
 

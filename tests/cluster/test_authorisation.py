@@ -12,6 +12,7 @@ from ostnode.errors import (
     UnknownCallError,
 )
 from ostnode.ids import BlobId, GrantId, Uid
+from ostnode.wire import accounts as ac
 from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import membership as mb
@@ -31,7 +32,7 @@ ALLOWED = {
     "change_users": {"app"},
     "user": EVERYBODY,
     "change_user_principal": {"app"},
-    "block_principal": {"app"},
+    "block_principal": {"app", "operator"},
     "allocated_bucket": EVERYBODY,
     "release_grant": EVERYBODY,
     "can_forward": EVERYBODY,
@@ -69,6 +70,8 @@ ALLOWED = {
     "dismiss_rejected": {"operator"},
     "set_bucket_state": {"operator"},
     "fleet_status": {"app", "operator"},
+    "block_blob": {"operator"},
+    "list_blocked": {"operator"},
 }
 """The table of the interface. For a user's call the finer checks decide: what it names must be
 the caller's, or a token for it shown."""
@@ -121,6 +124,8 @@ def requests(cluster: Cluster) -> dict[str, Request]:
         "dismiss_rejected": ck.DismissRejected(nowhere),
         "set_bucket_state": fl.SetBucketState(nowhere, "standby"),
         "fleet_status": fl.FleetStatus(),
+        "block_blob": ac.BlockBlob(BLOB, blocked=False),
+        "list_blocked": ac.ListBlocked(),
     }
 
 

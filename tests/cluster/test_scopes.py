@@ -71,7 +71,7 @@ TAKES_NONE = {
     "forget_findings", "invite_bucket", "list_members", "approve_bucket", "revoke_bucket",
     "withdraw_invite", "compare", "start_check", "check_progress", "list_findings",
     "forget_bucket", "list_rejected", "dismiss_rejected",
-    "set_bucket_state", "fleet_status",
+    "set_bucket_state", "fleet_status", "block_blob", "list_blocked",
     # Theirs are not of a chat: a join token's secret, and statements of keys.
     "join", "roster", "change_bucket_key",
 }  # fmt: skip

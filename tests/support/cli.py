@@ -16,6 +16,7 @@ from ostnode.errors import NotFoundError, UnknownCallError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId, ClusterId, Principal, PrincipalKind, Uid
 from ostnode.keyfiles import create_key_file
+from ostnode.wire import accounts as ac
 from ostnode.wire import checking as ck
 from ostnode.wire import fleet as fl
 from ostnode.wire import messages as m
@@ -55,14 +56,25 @@ class ScriptedClient:
     )
     findings: list[ck.FindingPage] = field(default_factory=list)
     forgotten: list[ck.Forgotten] = field(default_factory=list)
+    blocked_blobs: int = 0
+    """How many there are; the first is number 1."""
 
     def note(self, *call: object) -> None:
         self.calls.append(call)
         if self.failure:
             raise self.failure
 
-    async def register_user(self, principal: Principal, limit: int) -> None:
-        self.note("register_user", principal, limit)
+    async def register_user(self, principal: Principal, limit: int, *, on_full: str) -> None:
+        self.note("register_user", principal, limit, on_full)
+
+    async def block_blob(self, blob_id: BlobId, *, blocked: bool) -> None:
+        self.note("block_blob", blob_id, blocked)
+
+    async def list_blocked(self, after: BlobId | None = None) -> ac.BlockedPage:
+        self.note("list_blocked", after)
+        first = 0 if after is None else int.from_bytes(after, "big")
+        numbers = range(first + 1, min(first + ac.BLOCKED_TOLD_MAX, self.blocked_blobs) + 1)
+        return ac.BlockedPage(tuple(BlobId(each.to_bytes(32, "big")) for each in numbers))
 
     async def delete_user(self, principal: Principal) -> None:
         self.note("delete_user", principal)

@@ -21,7 +21,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import Grant, mint_grant, open_access
 from ostnode.ids import NULL_ACCESSOR, GrantId, Principal, Uid
 from ostnode.roles.index.comparing import ANSWERED, Comparing
-from ostnode.roles.index.core import accessors, allocation, users
+from ostnode.roles.index.core import accessors, allocation, denylist, users
 from ostnode.roles.index.core.allocation import Unready
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.roles.index.core.feed import read_feed
@@ -36,6 +36,7 @@ from ostnode.roles.index.heartbeat import Heartbeat
 from ostnode.roles.index.insight import Insight
 from ostnode.roles.index.membership import Membership
 from ostnode.roles.index.options import IndexOptions
+from ostnode.wire import accounts as ac
 from ostnode.wire import fleet as f
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import Buffer
@@ -146,6 +147,12 @@ class IndexService(Service):
             case m.BlockPrincipal():
                 self.membership.check_blockable(caller, request)
                 await self._block(request)
+            case ac.BlockBlob(blob_id, blocked):
+                await self._transact(
+                    partial(denylist.set_blocked, blob_id=blob_id, blocked=blocked)
+                )
+            case ac.ListBlocked(after):
+                return await self._transact(partial(denylist.page, after=after))
             case ClusterStatus():
                 acked = dict(self.insight.fleet.feed_acked)
                 return await self._transact(partial(cluster_info, feed_acked=acked))

@@ -9,7 +9,7 @@ import pytest
 
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import TokenLimits, open_access
-from ostnode.ids import NULL_ACCESSOR, ClusterId, PrincipalKind
+from ostnode.ids import NULL_ACCESSOR, BlobId, ClusterId, PrincipalKind
 from ostnode.node.dev import prepare_dev
 from ostnode.node.layout import DevLayout, key_at
 from ostnode.wire.messages import ReferenceKey
@@ -61,7 +61,7 @@ def test_an_index_without_its_principal_is_a_usage_error(cli: Cli) -> None:
 
 def test_user_add(cli: Cli) -> None:
     result = cli.as_caller("user", "add", usr(ALICE), "--limit", "10GiB", "--json")
-    assert cli.client.calls[0] == ("register_user", ALICE.principal, 10 << 30)
+    assert cli.client.calls[0] == ("register_user", ALICE.principal, 10 << 30, "refuse")
     assert result.json["principal"] == usr(ALICE)
     assert (result.json["limit"], result.json["used"]) == (1 << 20, 2048)
 
@@ -88,6 +88,34 @@ def test_user_set_blocks_and_moves(cli: Cli) -> None:
         ("change_user_principal", ALICE.principal, new.principal),
         ("user", new.principal),
     ]
+
+
+def test_user_set_keeps_what_a_full_allowance_means_unless_it_is_named(cli: Cli) -> None:
+    cli.as_caller("user", "set", usr(ALICE), "--on-full", "evict_oldest")
+    cli.as_caller("user", "set", usr(ALICE), "--limit", "1KiB")
+    registered = [call[1:] for call in cli.client.calls if call[0] == "register_user"]
+    assert registered == [
+        (ALICE.principal, 1 << 20, "evict_oldest"),
+        (ALICE.principal, 1 << 10, "refuse"),
+    ]
+    assert cli.as_caller("user", "set", usr(ALICE), "--on-full", "explode").code == 2
+
+
+def test_blobs_are_blocked_and_unblocked(cli: Cli) -> None:
+    blob_id = BlobId(bytes(range(32)))
+    assert cli.as_caller("blob", "block", str(blob_id), "--json").json == {
+        "blob_id": str(blob_id),
+        "blocked": True,
+    }
+    assert cli.as_caller("blob", "unblock", str(blob_id)).code == 0
+    assert cli.client.calls == [("block_blob", blob_id, True), ("block_blob", blob_id, False)]
+
+
+def test_blocked_blobs_are_listed_page_by_page(cli: Cli) -> None:
+    assert "no blob is blocked" in cli.as_caller("blob", "blocked").out
+    cli.client.blocked_blobs = 700
+    told = cli.as_caller("blob", "blocked", "--json").json["blobs"]
+    assert [int(each, 16) for each in told] == list(range(1, 701))
 
 
 def test_user_set_of_nothing_is_a_usage_error(cli: Cli) -> None:

@@ -43,6 +43,7 @@ ALLOWED = {
     },
     frozenset({Kind.OPERATOR}): ANYBODY
     | {
+        "block_principal",
         "cluster_status",
         "maintenance_status",
         "compact_bucket",
@@ -61,6 +62,8 @@ ALLOWED = {
         "list_rejected",
         "dismiss_rejected",
         "set_bucket_state",
+        "block_blob",
+        "list_blocked",
         "fleet_status",
     },
     frozenset({Kind.BUCKET}): ANYBODY | {"sync_bucket", "feed", "roster", "compare"},

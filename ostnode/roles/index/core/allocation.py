@@ -14,6 +14,7 @@ from ostnode.errors import (
 from ostnode.ids import BlobId, GrantId, Principal
 from ostnode.roles.index.core import ledger
 from ostnode.roles.index.core.buckets import Chooser
+from ostnode.roles.index.core.denylist import refuse_blocked
 from ostnode.roles.index.core.eviction import Lack, evict_oldest, require_room, used_after
 from ostnode.roles.index.core.rows import Bucket, Charge, OpenGrant, User
 from ostnode.roles.index.core.rules import Rules
@@ -55,11 +56,12 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
     """Reserve and place, or renew the open grant.
 
     Whose allowance is full, and who would rather lose the oldest blobs, loses them with that.
-    Raises UserUnknownError, NotAuthorizedError, BlobTooLargeError, InvalidArgumentError,
-    UploadConflictError, AllowanceExceededError, NoBucketError or BusyError.
+    Raises UserUnknownError, NotAuthorizedError, BlobTooLargeError, BlobBlockedError,
+    InvalidArgumentError, UploadConflictError, AllowanceExceededError, NoBucketError or BusyError.
     """
     user = require_user(tables, ask.caller)
     _check_size(ask.size, rules)
+    refuse_blocked(tables, ask.blob_id)
     charge = _charge_of(tables, user, ask.blob_id, ask.size)
     placement = tables.placements.get(ask.blob_id)
     if placement is not None and placement.moving:
@@ -108,6 +110,7 @@ def can_forward(
     """The account as an allocation would leave it. Raises what an allocation would for it."""
     user = require_user(tables, caller)
     _check_size(size, rules)
+    refuse_blocked(tables, blob_id)
     charge = _charge_of(tables, user, blob_id, size)
     if charge is not None or tables.grants.where(uid=user.uid, blob_id=blob_id):
         return m.Allowance(user.byte_limit, user.used, user.reserved)
