@@ -72,6 +72,8 @@ class Leader:
         if self._alone or seen is None:
             await self._take(seen)
         task_status.started()
+        if self._alone:
+            await trio.sleep_forever()  # nobody watches: beats would be writes for nothing
         while True:
             if self._token:
                 await self._keep()

@@ -21,6 +21,7 @@ from ostnode.wire.calls import Caller
 from tests.support.index_cluster import IndexCluster, OutboxEnd
 
 RETRY_S = 600
+TARGET = Rules(target_active=1)
 
 
 class Noted(Provider):
@@ -42,7 +43,7 @@ class Noted(Provider):
 class World:
     """An index without buckets that may order some, in virtual time."""
 
-    def __init__(self, directory: Path, rules: Rules) -> None:
+    def __init__(self, directory: Path | None, rules: Rules = TARGET) -> None:
         self.provider = Noted()
         self.index = IndexCluster(rules, directory, buckets=1)
         self.index.options = replace(
@@ -63,8 +64,9 @@ class World:
         return [order.number for order in self.provider.orders]
 
     async def wait(self, seconds: float = 2 * INTERVAL_S) -> None:
-        await trio.sleep(seconds)
-        self.index.clock.time += seconds
+        for _ in range(int(seconds // INTERVAL_S)):
+            self.index.clock.time += INTERVAL_S
+            await trio.sleep(INTERVAL_S)
 
     async def join(self, order: Order, *, report: bool = True) -> OutboxEnd:
         """The bucket of this order arrives."""
@@ -85,11 +87,17 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, autojump_clock) -> World:
-    return World(tmp_path, Rules(target_active=1))
+def world() -> World:
+    return World(None)
 
 
-async def test_b35_one_is_ordered_joins_and_is_activated(world: World) -> None:
+@pytest.fixture
+def lasting(tmp_path: Path) -> World:
+    """On a disk, so that it can be started again."""
+    return World(tmp_path)
+
+
+async def test_b35_one_is_ordered_joins_and_is_activated(autojump_clock, world: World) -> None:
     async with world.running():
         await world.wait(50)
         assert world.numbers == [1]
@@ -107,7 +115,7 @@ async def test_b35_one_is_ordered_joins_and_is_activated(world: World) -> None:
 async def test_b35_never_two_at_once_though_more_are_missing(
     autojump_clock, tmp_path: Path
 ) -> None:
-    world = World(tmp_path, Rules(target_active=3))
+    world = World(None, Rules(target_active=3))
     async with world.running():
         for number in (1, 2, 3):
             await world.wait(100)
@@ -122,7 +130,7 @@ async def test_b35_never_two_at_once_though_more_are_missing(
 
 
 async def test_b35_an_order_that_was_not_carried_out_is_made_again_for_the_same_bucket(
-    world: World,
+    autojump_clock, world: World
 ) -> None:
     async with world.running():
         await world.wait(RETRY_S + 20)
@@ -137,40 +145,44 @@ async def test_b35_an_order_that_was_not_carried_out_is_made_again_for_the_same_
         assert (await world.told()).alert == ""
 
 
-async def test_b35_a_crash_after_the_decision_orders_no_second_bucket(world: World) -> None:
+async def test_b35_a_crash_after_the_decision_orders_no_second_bucket(
+    autojump_clock, lasting: World
+) -> None:
     """The order was written down; whether anybody heard of it died with the process."""
-    async with world.running():
-        await world.wait()
-        (first,) = world.provider.orders
-    world.provider.orders.clear()
-    async with world.running():
-        await world.wait()
-        (again,) = world.provider.orders
+    async with lasting.running():
+        await lasting.wait()
+        (first,) = lasting.provider.orders
+    lasting.provider.orders.clear()
+    async with lasting.running():
+        await lasting.wait()
+        (again,) = lasting.provider.orders
         assert again.number == first.number
         with pytest.raises(TokenInvalidError):
-            await world.join(first)
-        await world.join(again)
-        await world.wait(2 * RETRY_S)
-        assert await world.states() == ["active"]
-        assert world.numbers == [1]
+            await lasting.join(first)
+        await lasting.join(again)
+        await lasting.wait(2 * RETRY_S)
+        assert await lasting.states() == ["active"]
+        assert lasting.numbers == [1]
 
 
-async def test_b35_a_crash_after_it_joined_orders_no_second_bucket(world: World) -> None:
-    async with world.running():
-        await world.wait()
-        end = await world.join(world.provider.orders[0], report=False)
-    world.provider.orders.clear()
-    async with world.running():
-        await world.wait(20)
-        assert set(world.numbers) <= {1}
-        assert world.provider.kept == [1]
+async def test_b35_a_crash_after_it_joined_orders_no_second_bucket(
+    autojump_clock, lasting: World
+) -> None:
+    async with lasting.running():
+        await lasting.wait()
+        end = await lasting.join(lasting.provider.orders[0], report=False)
+    lasting.provider.orders.clear()
+    async with lasting.running():
+        await lasting.wait(20)
+        assert set(lasting.numbers) <= {1}
+        assert lasting.provider.kept == [1]
         await end.sync()
-        await world.wait(2 * RETRY_S)
-        assert await world.states() == ["active"]
-        assert set(world.numbers) <= {1}
+        await lasting.wait(2 * RETRY_S)
+        assert await lasting.states() == ["active"]
+        assert set(lasting.numbers) <= {1}
 
 
-async def test_b35_a_standby_is_preferred_to_a_new_one(world: World) -> None:
+async def test_b35_a_standby_is_preferred_to_a_new_one(autojump_clock, world: World) -> None:
     async with world.running():
         await world.wait()
         end = await world.join(world.provider.orders[0])
@@ -191,7 +203,7 @@ async def test_b35_a_standby_is_preferred_to_a_new_one(world: World) -> None:
         assert world.numbers == [1, 2]
 
 
-async def test_too_many_open_join_tokens_put_the_order_off(world: World) -> None:
+async def test_too_many_open_join_tokens_put_the_order_off(autojump_clock, world: World) -> None:
     async with world.running():
         await world.wait(20)
         (first,) = world.provider.orders
