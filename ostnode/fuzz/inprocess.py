@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import time
-from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
-from trio._core import _run as trio_run
-from trio.testing import MockClock
 from typing_extensions import override
 
 from ostnode.codec import encode
@@ -30,17 +26,16 @@ from ostnode.fuzz.watching import (
     time_limited,
     watched_log,
 )
-from ostnode.fuzz.world import SeededRng, World, blob_id_of, open_world
+from ostnode.fuzz.world import World, blob_id_of, open_world
 from ostnode.identity.keys import verify
 from ostnode.net.link import open_link
 from ostnode.net.memory import memory_stream_pair
 from ostnode.net.serve import serve_link
 from ostnode.net.transport import LinkClosedError, Network
+from ostnode.virtual import SeededRng, run_virtual
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Kind
 from ostnode.wire.fields import Request
-
-T = TypeVar("T")
 
 PIPE_BYTES: Final = 8_192
 """Small, so that a node that queues what nobody reads shows it soon."""
@@ -224,7 +219,7 @@ def _timed(case: Case, cast: Cast) -> tuple[Played, float]:
     played = Played()
     with watched_log() as logged, time_limited(), own_garbage():
         try:
-            cpu_s = run_virtually(lambda: _play(case, cast, played))
+            cpu_s = run_virtual(lambda: _play(case, cast, played))
         except StuckError:
             played.findings.append(Finding("the node is stuck"))
             return played, 0.0
@@ -268,17 +263,3 @@ async def _check_state(world: World, before: str, played: Played) -> None:
     if not any(world.cast.kinds(judge.principal) for judge in played.judges if judge.asked):
         await world.sync()
         played.found(world.broken_accounts())
-
-
-def run_virtually(main: Callable[[], Awaitable[T]]) -> T:
-    """Run under a virtual clock that jumps, tasks scheduled in the same order every time."""
-    # Trio has no public switch for that; hypothesis's plugin sets the same two names.
-    allowed = trio_run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001
-    state = trio_run._r.getstate()  # noqa: SLF001
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # noqa: SLF001
-    trio_run._r = random.Random(0)  # noqa: S311, SLF001
-    try:
-        return trio.run(main, clock=MockClock(autojump_threshold=0))
-    finally:
-        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # type: ignore[misc]  # noqa: SLF001
-        trio_run._r.setstate(state)  # noqa: SLF001

@@ -7,7 +7,6 @@ case means the same whenever it is played.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVarTuple
@@ -16,7 +15,7 @@ import trio
 from blake3 import blake3
 from typing_extensions import TypeVar, override
 
-from ostnode.env import Clock, InlineWorker, Rng
+from ostnode.env import Clock, InlineWorker
 from ostnode.fuzz.cast import Cast
 from ostnode.fuzz.memorydisk import MemoryDisk
 from ostnode.ids import BlobId, ClusterId
@@ -28,6 +27,7 @@ from ostnode.roles.index.database.engine import Database
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
 from ostnode.store.store import StoreOptions
+from ostnode.virtual import SeededRng
 from ostnode.wire import messages as m
 from ostnode.wire.calls import Caller, Kind, Reply, Service, authorise, call_of
 from ostnode.wire.fields import Message, Request
@@ -57,21 +57,6 @@ class VirtualClock(Clock):
     @override
     def now(self) -> float:
         return EPOCH + trio.current_time()
-
-
-class SeededRng(Rng):
-    """The same randomness in every run; nothing here is secret."""
-
-    def __init__(self, seed: str) -> None:
-        self._random = random.Random(seed)  # noqa: S311  repeatable on purpose
-
-    @override
-    def token(self, length: int) -> bytes:
-        return self._random.randbytes(length)
-
-    @override
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
 
 
 class _Tap(InlineWorker):

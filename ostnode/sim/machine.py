@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from random import Random
 from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 from typing_extensions import override
 
-from ostnode.env import Clock, Rng, Worker
+from ostnode.env import Clock, Worker
 from ostnode.node.memory import Memory, Remembered
 from ostnode.store.simdisk import SimCrash
 
@@ -42,21 +41,6 @@ class SimClock(Clock):
     @override
     def now(self) -> float:
         return EPOCH + trio.current_time() - self._start + self.ahead_s
-
-
-class SimRng(Rng):
-    """The same randomness in every run."""
-
-    def __init__(self, seed: str) -> None:
-        self._random = Random(seed)  # noqa: S311  repeatable on purpose
-
-    @override
-    def token(self, length: int) -> bytes:
-        return self._random.randbytes(length)
-
-    @override
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
 
 
 @dataclass(eq=False)

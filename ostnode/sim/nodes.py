@@ -27,12 +27,13 @@ from ostnode.node.seams import Seams
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.index import DatabaseFailedError
 from ostnode.sim.database import Moment, SimDatabase
-from ostnode.sim.machine import Life, SimClock, SimMemory, SimRng, SimWorker
+from ostnode.sim.machine import Life, SimClock, SimMemory, SimWorker
 from ostnode.sim.network import Port, SimNetwork
 from ostnode.sim.tracing import Trace
 from ostnode.store.errors import StoreFailedError, StoreFullError
 from ostnode.store.keyspace import Reader
 from ostnode.store.simdisk import Faults, SimCrash, SimDisk
+from ostnode.virtual import SeededRng
 
 STOP_S: Final = 10.0
 """What a stopping node gets for what is in flight; then it is cut."""
@@ -106,7 +107,7 @@ class SimNode:
         """What a process of this machine gets from outside."""
         return Seams(
             clock=self.clock,
-            rng=SimRng(f"{self._world.seed} {self.name} {self._starts}"),
+            rng=SeededRng(f"{self._world.seed} {self.name} {self._starts}"),
             network=self._port,
             below_tls=self._port,
             make_worker=partial(self._worker, life),

@@ -21,13 +21,13 @@ from ostnode.ids import ClusterId, Principal, PrincipalKind
 from ostnode.net.link import Link, open_link
 from ostnode.roles.index.core.tables import Tables
 from ostnode.sim.faults import happen, up_again
-from ostnode.sim.machine import SimClock, SimRng
+from ostnode.sim.machine import SimClock
 from ostnode.sim.network import SimNetwork
 from ostnode.sim.nodes import BucketNode, IndexNode, SimNode
 from ostnode.sim.plan import Plan
-from ostnode.sim.scheduling import run_virtual
 from ostnode.sim.tracing import Trace
 from ostnode.store.keyspace import Reader
+from ostnode.virtual import SeededRng, run_virtual
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class World:
             signer=key,
             verify=verify,
             expect=node.key.principal,
-            rng=SimRng(f"{self.seed} link {self._links}"),
+            rng=SeededRng(f"{self.seed} link {self._links}"),
         ) as link:
             yield link
 

@@ -13,10 +13,10 @@ from ostnode.roles.index import DatabaseFailedError
 from ostnode.roles.index.core.rows import Burned
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.sim.database import Moment, SimDatabase
-from ostnode.sim.machine import EPOCH, Life, SimClock, SimMemory, SimRng, SimWorker
-from ostnode.sim.scheduling import run_virtual
+from ostnode.sim.machine import EPOCH, Life, SimClock, SimMemory, SimWorker
 from ostnode.sim.tracing import Trace
 from ostnode.store.simdisk import SimCrash
+from ostnode.virtual import SeededRng, run_virtual
 
 CHAT = Principal(b"c" * 32)
 
@@ -41,7 +41,7 @@ async def test_a_clock_follows_time_drifts_and_jumps(autojump_clock):
 
 
 def test_randomness_is_of_the_seed_alone():
-    one, same, other = SimRng("1"), SimRng("1"), SimRng("2")
+    one, same, other = SeededRng("1"), SeededRng("1"), SeededRng("2")
     assert one.token(8) == same.token(8) != other.token(8)
     assert one.uniform(0, 1) == same.uniform(0, 1)
 

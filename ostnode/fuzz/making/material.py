@@ -10,11 +10,11 @@ from typing import Final
 from ostnode.codec import encode
 from ostnode.fuzz.cases import Dial, Greet, Prove, Step
 from ostnode.fuzz.cast import PEERS, Cast
-from ostnode.fuzz.inprocess import run_virtually
 from ostnode.fuzz.links import frame
 from ostnode.fuzz.world import BEGUN, CLUSTER, EPOCH, STORED, blob_id_of, open_world
 from ostnode.identity.tokens import AccessToken, Grant, Scope, mint_access, mint_grant
 from ostnode.ids import GrantId, Uid
+from ostnode.virtual import run_virtual
 from ostnode.wire.session import FrameKind
 
 INTERESTING: Final = (
@@ -71,7 +71,7 @@ async def _gather(cast: Cast) -> tuple[dict[str, bytes], dict[str, bytes], int]:
 
 def gather_material(cast: Cast) -> Material:
     """Open a world once and take along what its people hold; a live node takes them for forged."""
-    uids, grants, cursor = run_virtually(lambda: _gather(Cast()))
+    uids, grants, cursor = run_virtual(lambda: _gather(Cast()))
     blobs = [blob_id_of(STORED), blob_id_of(BEGUN), blob_id_of(b"nothing")]
     known = [*grants.values(), *_forged_grants(cast, uids)]
     return Material(cast, uids, known, _tokens(cast, uids), blobs, cursor)
