@@ -64,6 +64,11 @@ class Kind(IntEnum):
     BLOB_BLOCKED = 28
 
 
+RESERVED_KINDS: Final = {29: "moving", 30: "moved"}
+"""For blobs that go to another bucket: nothing writes these yet, and nothing else may ever mean
+them.
+"""
+
 BULK_KINDS: Final = frozenset({int(Kind.CHUNK)})
 """Records whose payload stays in the segment; the reducer sees where it is."""
 

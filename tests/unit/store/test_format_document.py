@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ostnode.roles.bucket.records import Kind
+from ostnode.roles.bucket.records import RESERVED_KINDS, Kind
 from ostnode.store import format as f
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/segment-format.md").read_text()
@@ -53,3 +53,5 @@ def test_it_names_every_size_and_kind() -> None:
     assert f._KEY_CONTEXT in DOCUMENT
     kinds = " ".join(DOCUMENT.split("## The bucket's records")[1].split("\n## ")[0].split())
     assert all(f"{int(kind)} {kind.name.lower()}" in kinds for kind in Kind)
+    assert all(f"{kind} {name}" in kinds for kind, name in RESERVED_KINDS.items())
+    assert RESERVED_KINDS.keys().isdisjoint(Kind)
