@@ -214,7 +214,7 @@ class Comparing:
 
     async def _start(self, request: c.StartCheck) -> c.CheckProgress:
         if not self._is_done():
-            return await self._progress(self._last_run)
+            return await self._progress(self._own.run)
         buckets = await self._transact(_to_compare)
         wanted = [request.bucket] if request.bucket else buckets
         if not set(wanted) <= set(buckets):
@@ -233,10 +233,10 @@ class Comparing:
 
     async def _progress(self, run: int) -> c.CheckProgress:
         missing = await self._transact(resync.missing)
-        if run not in {0, self._last_run}:
+        if run not in {0, self._own.run}:
             raise InvalidArgumentError("that check is not known any more: start another")
         return c.CheckProgress(
-            run=self._last_run,
+            run=self._own.run,
             done=self._is_done(),
             repair=self._own.mending is Mending.REPAIR,
             rows=self._own.rows,
