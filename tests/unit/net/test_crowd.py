@@ -29,8 +29,8 @@ DIALLERS = 8
 KIB_EACH = 160
 """Both ends are in this process: 107 measured."""
 TASKS_EACH = 10
-UNHURRIED = LinkLimits(handshake_s=60)
-"""How soon links open says nothing on a machine with other things to do."""
+UNHURRIED = LinkLimits(handshake_s=60, ping_interval_s=60)
+"""How soon links open and answer says nothing on a machine with other things to do."""
 
 
 def usage() -> tuple[int, int, int]:
