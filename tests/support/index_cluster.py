@@ -67,12 +67,16 @@ class OutboxEnd:
         self.incarnation = 1_600_000_000_000_000
         self.next_seq = 1
         self.cursor = (0, 0)
+        self.zone: str | None = None
+        self.weight: int | None = None
 
     async def sync_bytes(
         self, *events: bytes, first_seq: int | None = None, space: m.Space = ROOMY
     ) -> m.SyncResult:
         first = self.next_seq if first_seq is None else first_seq
-        request = m.SyncBucket(self.incarnation, first, events, space, "http://bucket.test")
+        request = m.SyncBucket(
+            self.incarnation, first, events, space, "http://bucket.test", self.zone, self.weight
+        )
         result = await self._cluster.ask(self.caller, request)
         assert isinstance(result, m.SyncResult)
         self.next_seq = result.acked_seq + 1

@@ -78,6 +78,7 @@ class IndexService(Service):
         self._rng = rng
         self._blocked = blocked
         self._chooser = Chooser()
+        self._polls: dict[Principal, trio.CancelScope] = {}
 
     def is_blocked(self, principal: Principal) -> bool:
         """Whether the principal may get no session; asked for every request, so from memory."""
@@ -269,6 +270,16 @@ class IndexService(Service):
         )
 
     async def _feed(self, caller: Caller, request: m.Feed) -> m.FeedBatch:
+        """One batch is on its way to a bucket: a later poll ends one of a link that is over."""
+        bucket = self.membership.bucket_of(caller)
+        with trio.CancelScope() as turn:
+            before, self._polls[bucket] = self._polls.get(bucket), turn
+            if before is not None:
+                before.cancel()
+            return await self._polled(caller, request)
+        raise BusyError("a later poll of this bucket took the place of this one")
+
+    async def _polled(self, caller: Caller, request: m.Feed) -> m.FeedBatch:
         deadline = trio.current_time() + request.wait_ms / 1000
         while True:
             # Each time: while it waits the caller's key may come to its end.

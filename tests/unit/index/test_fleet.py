@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 
-from ostnode.errors import InvalidArgumentError, NoBucketError, NotFoundError
-from ostnode.ids import Principal
+from ostnode.errors import BusyError, InvalidArgumentError, NoBucketError, NotFoundError
+from ostnode.ids import BlobId, Principal
 from ostnode.roles.index import Rules
 from ostnode.roles.index.fleet import INTERVAL_S
 from ostnode.wire import fleet as f
@@ -189,6 +190,63 @@ async def test_pages_tell_all_buckets(autojump_clock) -> None:
         assert isinstance(rest, f.FleetInfo)
         found = [bucket.principal for bucket in (*first.buckets, *rest.buckets)]
         assert found == sorted(bucket.key.principal for bucket in index.buckets)
+
+
+async def test_zone_and_weight_are_what_the_bucket_told_last() -> None:
+    async with an_index(buckets=2) as index:
+        small, large = index.buckets
+        for zone, weight in [("rack 1", 1), ("rack 2", 2), ("", 0)]:
+            small.zone, small.weight = zone, weight
+            await small.sync()
+            found = {each.principal: each for each in (await told(index)).buckets}
+            shown = found[small.key.principal]
+            assert (shown.zone, shown.weight) == (zone, weight)
+        # A link without the feature says nothing of them, and that changes nothing.
+        small.zone, small.weight = "rack 1", 1
+        await small.sync()
+        small.zone = small.weight = None
+        await small.sync()
+        shown = {each.principal: each for each in (await told(index)).buckets}
+        assert shown[small.key.principal].zone == "rack 1"
+        # The other one has the weight of its disk, 1 TiB: it gets everything.
+        for number in range(20):
+            blob_id = BlobId(number.to_bytes(1, "big") * 32)
+            allocation = await index.allocate(index.alice, blob_id, 1)
+            assert allocation.bucket.principal == large.key.principal
+
+
+async def test_b35_a_standby_of_the_zone_with_the_fewest_is_activated(autojump_clock) -> None:
+    async with an_index(Rules(target_active=2), buckets=6) as index:
+        zones = ["a", "a", "a", "b", "b", "c"]
+        for bucket, zone in zip(index.buckets, zones, strict=True):
+            bucket.zone = zone
+            await bucket.sync()
+        await tick(index, 5 * INTERVAL_S)
+        active = [zone for zone, state in zip(zones, await states(index), strict=True)
+                  if state == "active"]  # fmt: skip
+        assert len(active) == len(set(active)) == 2
+
+
+async def test_a_later_poll_of_a_bucket_takes_the_place_of_the_one_before(autojump_clock) -> None:
+    async with an_index() as index, trio.open_nursery() as nursery:
+        await index.bucket.feed()
+        outcome: list[object] = []
+
+        async def poll() -> None:
+            try:
+                outcome.append(await index.bucket.feed(wait_ms=30_000))
+            except BusyError:
+                outcome.append("superseded")
+
+        nursery.start_soon(poll)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(poll)
+        await trio.sleep(1)
+        assert outcome == ["superseded"]
+        await index.change(("register", index.bob, 5))
+        await trio.sleep(2)
+        assert len(outcome) == 2
+        assert outcome[1] != []
 
 
 # --- top-up ---
