@@ -17,7 +17,6 @@ from typing_extensions import TypeVar, override
 
 from ostnode.env import Clock, InlineWorker
 from ostnode.fuzz.cast import Cast
-from ostnode.fuzz.memorydisk import MemoryDisk
 from ostnode.ids import BlobId, ClusterId
 from ostnode.roles.bucket.opening import Bucket, open_bucket
 from ostnode.roles.bucket.options import BucketOptions
@@ -26,6 +25,7 @@ from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.engine import Database
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
+from ostnode.store.simdisk import Faults, SimDisk
 from ostnode.store.store import StoreOptions
 from ostnode.virtual import SeededRng
 from ostnode.wire import messages as m
@@ -39,6 +39,7 @@ Ts = TypeVarTuple("Ts")
 EPOCH: Final = 1_700_000_000
 CHUNK_BYTES: Final = 16
 LIMIT_BYTES: Final = 4096
+DISK_BYTES: Final = 64 << 20
 CLUSTER: Final = ClusterId(b"fuzz-fuzz-fuzz-!")
 URL: Final = "http://bucket.fuzz"
 STORED: Final = b"alice sends this to general, and it is stored"
@@ -195,7 +196,7 @@ async def open_world(cast: Cast) -> AsyncIterator[World]:
         ) as index,
         open_bucket(
             bucket_options,
-            disk=MemoryDisk(),
+            disk=SimDisk(faults=Faults(capacity=DISK_BYTES)),
             clock=clock,
             rng=SeededRng("bucket"),
             worker=InlineWorker(),
