@@ -107,7 +107,7 @@ class Lines:
     def _judge(self, what: str, refusal: OstError) -> None:
         if isinstance(refusal, InternalError):
             raise ViolationError(f"{what}: an internal error")
-        if refusal.code in {"data_corrupt", "unauthenticated", "unknown_call"}:
+        if refusal.code in {"data_corrupt", "unauthenticated"}:
             raise ViolationError(f"{what}: {refusal.code}: {refusal.message}")
 
     async def _link(self, lane: Lane, node: str) -> Link:

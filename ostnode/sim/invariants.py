@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ostnode.ids import BlobId, Principal, Uid
+from ostnode.ids import BlobId, Uid
 from ostnode.roles.index.core.rows import Bucket, BucketState, FeedRow
 from ostnode.sim.pictures import BucketPicture, IndexPicture
 from ostnode.wire import events as e
@@ -36,6 +36,9 @@ def rest_problems(index: IndexPicture, buckets: Sequence[BucketPicture]) -> Iter
     if index.unstamped:
         yield f"{index.unstamped} changes are not in the feed"
     yield from (f"{short(grant)} is still open at the index" for grant in index.grants)
+    for charge in index.charges.values():
+        if charge.evicting:
+            yield f"blob {short(charge.blob_id)} of {short(charge.uid)} is still being evicted"
     for bucket in buckets:
         name = short(bucket.principal)
         row = index.buckets.get(bucket.principal)
@@ -68,8 +71,9 @@ def _accounts(index: IndexPicture) -> Iterator[str]:
     reserved: Counter[Uid] = Counter()
     grants: Counter[Uid] = Counter()
     for charge in index.charges.values():
-        used[charge.uid] += charge.size
-        blobs[charge.uid] += 1
+        if not charge.evicting:
+            used[charge.uid] += charge.size
+            blobs[charge.uid] += 1
     for grant in index.grants.values():
         reserved[grant.uid] += grant.reserved
         grants[grant.uid] += 1
@@ -141,32 +145,41 @@ def waiting_events(row: Bucket, bucket: BucketPicture) -> Iterator[e.OutboxEvent
 
 def _charges(index: IndexPicture, row: Bucket, bucket: BucketPicture) -> Iterator[str]:
     """Charges, once the waiting events are applied, are what the uids hold here."""
-    charged = {
-        (charge.uid, charge.blob_id): charge.size
-        for charge in index.charges.values()
-        if charge.bucket == bucket.principal
-    }
+    charged, evicting = dict[tuple[Uid, BlobId], int](), set[tuple[Uid, BlobId]]()
+    for key, charge in index.charges.items():
+        if charge.bucket == bucket.principal:
+            charged[key] = charge.size
+            if charge.evicting:
+                evicting.add(key)
     for event in waiting_events(row, bucket):
-        _expect(charged, event)
+        _expect(charged, evicting, event)
     name = short(bucket.principal)
     for uid, blob_id in bucket.held.keys() - charged.keys():
         yield f"{short(uid)} holds blob {short(blob_id)} in bucket {name} and is not charged"
     for (uid, blob_id), size in charged.items():
-        if (uid, blob_id) not in bucket.held:
+        if (uid, blob_id) not in bucket.held and (uid, blob_id) not in evicting:
             yield f"{short(uid)} is charged for blob {short(blob_id)}, not held in bucket {name}"
         stored = bucket.blobs.get(blob_id)
         if stored is not None and stored.size != size:
             yield f"{short(uid)} is charged {size} for blob {short(blob_id)} of {stored.size} bytes"
 
 
-def _expect(charged: dict[tuple[Uid, BlobId], int], event: e.OutboxEvent) -> None:
+def _expect(
+    charged: dict[tuple[Uid, BlobId], int],
+    evicting: set[tuple[Uid, BlobId]],
+    event: e.OutboxEvent,
+) -> None:
+    """What an event does to the charges: one that is being evicted ends by `Evicted` alone."""
     match event:
         case e.Completed():
             charged.setdefault((event.uid, event.blob_id), event.size)
-        case e.Released():
-            charged.pop((event.uid, event.blob_id), None)
-        case e.GrantClosed(reason="not_held"):
-            charged.pop((event.uid, event.blob_id), None)
+        case e.Released() | e.GrantClosed(reason="not_held"):
+            if (event.uid, event.blob_id) not in evicting:
+                charged.pop((event.uid, event.blob_id), None)
+        case e.Evicted():
+            if (event.uid, event.blob_id) in evicting:
+                charged.pop((event.uid, event.blob_id), None)
+                evicting.discard((event.uid, event.blob_id))
         case _:
             pass
 
@@ -216,6 +229,12 @@ def _applied(row: FeedRow, bucket: BucketPicture) -> bool:
             return bucket.blocked.get(event.principal, (0, False))[0] >= event.version
         case e.GrantRevoked():
             return event.grant_id in bucket.closed or event.end <= bucket.floor
+        case e.GrantRecalled():
+            known = event.grant_id in bucket.closed or event.grant_id in bucket.uploads
+            return known or event.end <= bucket.floor or not bucket.feed_level
+        case e.BlobBlocked():
+            version = bucket.blocked.get(event.blob_id, (0, False))[0]
+            return version >= event.version or not bucket.feed_level
         case _:
             return True
 
@@ -226,6 +245,7 @@ class Growing:
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, bytes], int] = {}
         self._sets: dict[tuple[str, bytes], frozenset[bytes]] = {}
+        self._places: dict[bytes, tuple[int, int, int]] = {}
 
     def look(self, index: IndexPicture, buckets: Sequence[BucketPicture]) -> list[str]:
         """What has shrunk since the last look, in words."""
@@ -271,8 +291,7 @@ class Growing:
         yield from self._grown("a bucket's floor", who, bucket.floor)
         yield from self._grown("a bucket's events", who, bucket.next_event)
         yield from self._grown("a bucket's acknowledged events", who, bucket.acked)
-        cursor = (bucket.feed_incarnation << 64) + bucket.feed_seq
-        yield from self._grown("a bucket's place in the feed", who, cursor)
+        yield from self._read_on(bucket)
         yield from self._kept("a bucket's burned accessors", who, bucket.burned)
         ended = frozenset(uid for uid, user in bucket.users.items() if user.deleted)
         yield from self._kept("a bucket's deleted users", who, ended)
@@ -280,8 +299,16 @@ class Growing:
             yield from self._grown("a bucket's version of a user", who + uid, user.version)
         yield from self._blocks("a bucket's version of a block", who, bucket.blocked)
 
+    def _read_on(self, bucket: BucketPicture) -> Iterator[str]:
+        """A bucket that reads the feed at another level begins anew; else it reads on."""
+        now = bucket.feed_incarnation, bucket.feed_level, bucket.feed_seq
+        before = self._places.get(bucket.principal, now)
+        self._places[bucket.principal] = now
+        if now[:2] == before[:2] and now[2] < before[2]:
+            yield f"bucket {short(bucket.principal)} has unread the feed to {now[2]}"
+
     def _blocks(
-        self, what: str, who: bytes, blocked: Mapping[Principal, tuple[int, bool]]
+        self, what: str, who: bytes, blocked: Mapping[bytes, tuple[int, bool]]
     ) -> Iterator[str]:
         for principal, (version, _) in blocked.items():
             yield from self._grown(what, who + principal, version)

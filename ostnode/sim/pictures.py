@@ -30,7 +30,9 @@ _ALL: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class IndexPicture:
-    """What is committed in the index's database. `blocked` has versions and how it stands."""
+    """What is committed in the index's database. `blocked` has versions and how it stands, of
+    principals and of blobs.
+    """
 
     incarnation: int
     feed_seq: int
@@ -41,7 +43,7 @@ class IndexPicture:
     placements: Mapping[BlobId, Placement]
     buckets: Mapping[Principal, Bucket]
     burned: frozenset[Principal]
-    blocked: Mapping[Principal, tuple[int, bool]]
+    blocked: Mapping[bytes, tuple[int, bool]]
     feed: Sequence[FeedRow]
     unstamped: int
     rejected: Sequence[Rejected]
@@ -70,6 +72,7 @@ class BucketPicture:
     next_event: int
     feed_incarnation: int
     feed_seq: int
+    feed_level: int
     outbox: Mapping[int, e.OutboxEvent]
     references: Mapping[t.ReferenceId, t.ReferenceRow]
     counts: Mapping[Uid, int]
@@ -81,7 +84,7 @@ class BucketPicture:
     closed: frozenset[GrantId]
     users: Mapping[Uid, t.UserRow]
     burned: frozenset[Principal]
-    blocked: Mapping[Principal, tuple[int, bool]]
+    blocked: Mapping[bytes, tuple[int, bool]]
     sweeps: int
     quarantined: frozenset[BlobId]
     held: Mapping[tuple[Uid, BlobId], int] = field(default_factory=dict)
@@ -100,11 +103,20 @@ def picture_index(tables: Tables) -> IndexPicture:
         placements={row.blob_id: row for row in tables.placements.where()},
         buckets={row.principal: row for row in tables.buckets.where()},
         burned=frozenset(row.accessor for row in tables.burned.where()),
-        blocked={row.principal: (row.version, row.blocked) for row in tables.blocked.where()},
+        blocked=_blocked(tables),
         feed=tables.feed.where(),
         unstamped=len(tables.unstamped.where()),
         rejected=tables.rejected.where(),
     )
+
+
+def _blocked(tables: Tables) -> dict[bytes, tuple[int, bool]]:
+    rows: dict[bytes, tuple[int, bool]] = {}
+    for row in tables.blocked.where():
+        rows[row.principal] = row.version, row.blocked
+    for blob in tables.blocked_blobs.where():
+        rows[blob.blob_id] = blob.version, blob.blocked
+    return rows
 
 
 def picture_bucket(principal: Principal, rows: Reader) -> BucketPicture:
@@ -125,6 +137,7 @@ def picture_bucket(principal: Principal, rows: Reader) -> BucketPicture:
         next_event=view.number(t.OUTBOX_NEXT),
         feed_incarnation=feed_incarnation,
         feed_seq=feed_seq,
+        feed_level=view.feed_level(),
         outbox={number: _outbox_event(data) for number, data in view.outbox(_ALL)},
         references=references,
         counts={Uid(key[1:]): t.number_of(row) for key, row in rows.scan(t.COUNTS)},
@@ -144,7 +157,11 @@ def picture_bucket(principal: Principal, rows: Reader) -> BucketPicture:
         closed=frozenset(_closed(rows)),
         users={Uid(key[1:]): t.UserRow.unpack(row) for key, row in rows.scan(t.USERS)},
         burned=frozenset(Principal(key[1:]) for key, _ in rows.scan(t.BURNED)),
-        blocked={Principal(key[1:]): t.unpack_blocked(row) for key, row in rows.scan(t.BLOCKED)},
+        blocked={
+            key[1:]: t.unpack_blocked(row)
+            for table in (t.BLOCKED, t.BLOCKED_BLOBS)
+            for key, row in rows.scan(table)
+        },
         sweeps=len(view.sweeps(_ALL)),
         quarantined=frozenset(BlobId(key[1:33]) for key, _ in rows.scan(t.FINDINGS)),
         held=held,

@@ -15,6 +15,8 @@ from ostnode.sim.calling import Heard, Lane, NoAnswerError
 from ostnode.sim.model import Account
 from ostnode.sim.stage import Stage
 from ostnode.sim.workload import Act, Step, first_limit
+from ostnode.wire import accounts as ac
+from ostnode.wire import checking as ck
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep
 from ostnode.wire.fields import Message, Request
@@ -37,6 +39,8 @@ class App:
             Act.BEGIN_ANEW: self._begin_anew,
             Act.CHANGE_PRINCIPAL: self._change_principal,
             Act.BLOCK: self._block,
+            Act.BLOCK_BLOB: self._block_blob,
+            Act.CHECK: self._check,
             Act.DELETE_CHAT: self._delete_chat,
             Act.UPKEEP: self._upkeep,
         }
@@ -90,16 +94,18 @@ class App:
                 doubtful = True
                 await trio.sleep(_AGAIN_S)
                 continue
-            if heard.refusal is None or not heard.refusal.retryable:
+            # An older index does not know every call yet.
+            again = heard.code == "unknown_call" or (heard.refusal and heard.refusal.retryable)
+            if not again:
                 if doubtful or heard.blurred:
                     await self.stage.settle_doubts()
                 return replace(heard, blurred=doubtful or heard.blurred)
             await trio.sleep(_AGAIN_S)
         raise self.stage.violated(f"{type(request).__name__} of the app is never answered")
 
-    async def expect(self, request: Request, expected: type[M]) -> M:
+    async def expect(self, request: Request, expected: type[M], lane: Lane | None = None) -> M:
         """Ask until there is an answer, which must be this."""
-        heard = await self.persist(request)
+        heard = await self.persist(request, lane)
         if heard.reply is None or not isinstance(heard.reply.message, expected):
             raise self.stage.violated(f"the app's {type(request).__name__}: {heard.refusal}")
         return heard.reply.message
@@ -122,11 +128,11 @@ class App:
 
     async def _change_limit(self, rng: random.Random, account: Account) -> None:
         """More, or less, than is in use; in a batch with users who come and go."""
-        account.byte_limit = rng.choice([0, 5000, 40_000, first_limit(account.number), 1 << 20])
+        account.byte_limit = rng.choice([0, 2000, 5000, first_limit(account.number), 1 << 20])
         account.limits.add(account.byte_limit)
         passing = self.stage.new_key(f"passing {rng.randrange(100)}").principal
         changes = [
-            m.UserChange("update", account.principal, account.byte_limit),
+            m.UserChange("update", account.principal, account.byte_limit, rng.choice(_ON_FULL)),
             m.UserChange("register", passing, 1),
             m.UserChange("delete", passing),
             m.UserChange("delete", self.stage.new_key("nobody").principal),
@@ -183,6 +189,33 @@ class App:
         await self.expect(m.BlockPrincipal(principal, blocked=False), m.Ok)
         account.blocked = None  # until every bucket has heard
 
+    async def _block_blob(self, rng: random.Random, _account: Account) -> None:
+        """As an operator: block a blob, and unblock it a little later."""
+        blob_id = rng.choice(self.stage.contents).blob_id
+        self.stage.blocked_blobs[blob_id] = True
+        await self.expect(ac.BlockBlob(blob_id), m.Ok, self.operator)
+        await trio.sleep(rng.uniform(0, 40))
+        await self.expect(ac.BlockBlob(blob_id, blocked=False), m.Ok, self.operator)
+        self.stage.blocked_blobs[blob_id] = False
+
+    async def _check(self, _rng: random.Random, _account: Account) -> None:
+        """As an operator: compare index and buckets while everybody is at work."""
+        await self.expect(ck.StartCheck(), ck.CheckProgress, self.operator)
+
+    async def check_everything(self) -> None:
+        """Compare index and buckets, and wait for it: nothing may be found."""
+        progress = await self.expect(ck.StartCheck(), ck.CheckProgress, self.operator)
+        for _ in range(PERSISTENCE_MAX):
+            if progress.done:
+                break
+            await trio.sleep(_AGAIN_S)
+            progress = await self.expect(ck.GetCheck(progress.run), ck.CheckProgress, self.operator)
+        else:
+            raise self.stage.violated("a check of index and buckets does not end")
+        page = await self.expect(ck.ListFindings(), ck.FindingPage, self.operator)
+        if page.findings:
+            raise self.stage.violated(f"a check finds {page.findings[0]}")
+
     async def _delete_chat(self, rng: random.Random, _account: Account) -> None:
         chat: KeyPair = rng.choice(self.stage.live)
         self.stage.begin_deletion(chat)
@@ -197,4 +230,5 @@ class App:
 
 
 _TOGETHER: Final = 0.5
+_ON_FULL: Final = ("refuse", "refuse", "evict_oldest")
 _PLENTY: Final = 1 << 30

@@ -169,6 +169,7 @@ async def _rest(stage: Stage, watch: Watch) -> None:
     await _start_anew(stage, watch)
     await _converge(stage, watch)
     _reckon(stage, watch)
+    await App(stage).check_everything()
 
 
 async def _start_anew(stage: Stage, watch: Watch) -> None:

@@ -13,7 +13,7 @@ from ostnode.identity.grants import Grant, open_grant
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import AccessToken, Scope, mint_access
-from ostnode.ids import NULL_ACCESSOR, Principal
+from ostnode.ids import NULL_ACCESSOR, BlobId, Principal, Uid
 from ostnode.roles.bucket.views import View
 from ostnode.sim.calling import Lines, ViolationError
 from ostnode.sim.model import Account, Model, Ref, State
@@ -68,6 +68,10 @@ class Stage:
     dead_grants: list[DeadGrant] = field(default_factory=list)
     burned_at: dict[str, frozenset[Principal]] = field(default_factory=dict)
     """By node: what was durably burned there when last looked."""
+    evicting: dict[Uid, set[BlobId]] = field(default_factory=dict)
+    """What buckets have been told to take from whom: it may go at any moment."""
+    blocked_blobs: dict[BlobId, bool] = field(default_factory=dict)
+    """Blobs that operators have blocked; False once they are on the way out of it."""
     counts: dict[str, int] = field(default_factory=dict)
     faults_over: bool = False
     rng: random.Random = field(init=False)
@@ -124,9 +128,8 @@ class Stage:
         """Whether the reader can read through the chat, or its own with its own principal."""
         refs = list(self._ways(reader, accessor, content))
         state = self.model.readable(refs, self.now, self.skew_s)
-        if reader.blocked is not False and state is State.THERE:
-            return State.OPEN
-        return state
+        doubtful = reader.blocked is not False or content.blob_id in self.blocked_blobs
+        return State.OPEN if doubtful and state is State.THERE else state
 
     def _ways(self, reader: Account, accessor: Principal, content: Content) -> list[Ref]:
         if accessor != reader.principal:
@@ -181,6 +184,15 @@ class Stage:
         if rows is None or account.uid is None or account.moving:
             return False
         return View(rows).owns(account.principal, account.uid)
+
+    def note_evictions(self, uid: Uid, blobs: set[BlobId]) -> None:
+        """What is being evicted now: whatever the uid has of it, nobody knows any more."""
+        known = self.evicting.get(uid, set())
+        if blobs != known:
+            self.evicting[uid] = blobs
+            for ref in self.model.refs.values():
+                if ref.name.uid == uid and ref.name.blob_id in blobs:
+                    ref.blurred = True
 
     def note_dead(self, dead: DeadGrant) -> None:
         """Remember a grant whose end was acknowledged; the oldest give way."""

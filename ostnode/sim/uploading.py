@@ -68,7 +68,10 @@ class Making:
             for accessor in dict.fromkeys(self.accessors or (NULL_ACCESSOR,))
         ]
         new = [name for name in names if name not in known]
-        self.refs += stage.model.begin(new, self.content.size, self.expires_at)
+        begun = stage.model.begin(new, self.content.size, self.expires_at)
+        for ref in begun:
+            ref.blurred = self.content.blob_id in stage.evicting.get(grant.uid, ())
+        self.refs += begun
 
 
 class Maker:
@@ -264,6 +267,8 @@ class Maker:
         uids = {ref.name.uid for ref in making.refs}
         if code == "user_unknown" and not uids & self.model.dying:
             raise self.stage.violated(f"{self.name}: nobody has deleted this user")
+        if code == "blob_blocked" and making.content.blob_id not in self.stage.blocked_blobs:
+            raise self.stage.violated(f"{self.name}: nobody has blocked this blob")
         if code == "not_authorized" and self.account.blocked is False:
             raise self.stage.violated(f"{self.name}: nobody has blocked this user")
 

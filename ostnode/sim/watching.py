@@ -104,7 +104,9 @@ class Watch:
             if user.version == before.version or user.deleted:
                 continue
             total = user.used + user.reserved
-            charged = {row.blob_id for row in tables.charges.where(uid=user.uid)}
+            rows = tables.charges.where(uid=user.uid)
+            charged = {row.blob_id for row in rows}
+            self.stage.note_evictions(user.uid, {row.blob_id for row in rows if row.evicting})
             granted = {row.blob_id for row in tables.grants.where(uid=user.uid)}
             now = _Account(user.version, total, user.byte_limit, charged, granted)
             self._accounts[user.uid] = now
@@ -144,10 +146,18 @@ class Watch:
                     yield f"chunks {sorted(lost)} of grant {short(grant_id)} were acknowledged"
 
     def _note_unblocked(self, index: IndexPicture, buckets: list[BucketPicture]) -> None:
+        """Who and what was unblocked is so for sure once every bucket has heard of it."""
         if len(buckets) < len(self.world.buckets):
             return
+
+        def everywhere(name: bytes) -> bool:
+            row = index.blocked.get(name)
+            heard = all(bucket.blocked.get(name) == row for bucket in buckets)
+            return heard and (row is None or not row[1])
+
         for account in self.stage.model.accounts:
-            row = index.blocked.get(account.principal)
-            heard = all(bucket.blocked.get(account.principal) == row for bucket in buckets)
-            if account.blocked is None and heard and (row is None or not row[1]):
+            if account.blocked is None and everywhere(account.principal):
                 account.blocked = False
+        blobs = self.stage.blocked_blobs
+        for blob_id in [one for one, sure in blobs.items() if not sure and everywhere(one)]:
+            del blobs[blob_id]

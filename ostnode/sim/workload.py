@@ -22,7 +22,7 @@ CHATS: Final = 4
 CONTENTS: Final = 10
 SIZES: Final = (0, 1, 100, 256, 257, 3 * 256 + 5, 5 * 256, 9 * 256 - 1)
 """Chunks have 256 bytes."""
-_LIMITS: Final = (32 << 10, 32 << 10, 6 << 10)
+_LIMITS: Final = (16 << 10, 8 << 10, 3 << 10)
 """Bytes of the accounts at first: the last one's is soon full."""
 
 
@@ -44,6 +44,8 @@ class Act(StrEnum):
     BEGIN_ANEW = "begin_anew"
     CHANGE_PRINCIPAL = "change_principal"
     BLOCK = "block"
+    BLOCK_BLOB = "block_blob"
+    CHECK = "check"
     UPKEEP = "upkeep"
 
 
@@ -65,6 +67,8 @@ APP_ACTS: Final[Mapping[Act, float]] = {
     Act.BEGIN_ANEW: 3,
     Act.CHANGE_PRINCIPAL: 3,
     Act.BLOCK: 2,
+    Act.BLOCK_BLOB: 2,
+    Act.CHECK: 2,
     Act.DELETE_CHAT: 5,
     Act.UPKEEP: 5,
 }

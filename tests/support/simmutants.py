@@ -16,7 +16,7 @@ from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.desk import Desk
 from ostnode.roles.bucket.records import Kind
 from ostnode.roles.index import service as index_service
-from ostnode.roles.index.core import allocation, ledger, outbox
+from ostnode.roles.index.core import eviction, ledger, outbox
 from ostnode.roles.index.core.buckets import Chooser
 from ostnode.store.schema import Worth
 from ostnode.wire import messages as m
@@ -24,10 +24,11 @@ from ostnode.wire import messages as m
 
 @dataclass(frozen=True)
 class Mutant:
-    """What is wrong, and how to make it so."""
+    """What is wrong, how to make it so, and how many seeds are tried."""
 
     name: str
     apply: Callable[[pytest.MonkeyPatch], None]
+    seeds: int = 6
 
 
 def _double_decrement(patch: pytest.MonkeyPatch) -> None:
@@ -178,12 +179,12 @@ def _answered_before_sync(patch: pytest.MonkeyPatch) -> None:
 
 def _overdrawn(patch: pytest.MonkeyPatch) -> None:
     """What is reserved does not count against the limit."""
-    right = allocation._check_caps
+    right = eviction.lack_of
 
-    def check(user, rules, *, needed, new_blob):
-        right(replace(user, reserved=0), rules, needed=needed, new_blob=new_blob)
+    def lack(user, rules, size):
+        return right(replace(user, reserved=0), rules, size)
 
-    patch.setattr(allocation, "_check_caps", check)
+    patch.setattr(eviction, "lack_of", lack)
 
 
 def _blob_kept(patch: pytest.MonkeyPatch) -> None:
@@ -208,7 +209,7 @@ def _cursor_first(patch: pytest.MonkeyPatch) -> None:
     def apply(draft, events, cursor):
         right(draft, events[:-1], cursor)
 
-    patch.setattr("ostnode.roles.bucket.tasks.apply_feed", apply)
+    patch.setattr("ostnode.roles.bucket.talking.apply_feed", apply)
 
 
 def _two_copies(patch: pytest.MonkeyPatch) -> None:
@@ -227,12 +228,12 @@ MUTANTS = (
     Mutant("reservation not freed", _reservation_kept),
     Mutant("outbox acknowledged before the commit", _acknowledged_early),
     Mutant("feed out of order", _feed_out_of_order),
-    Mutant("grant floor not checked", _floor_unchecked),
-    Mutant("closed grant accepted", _closed_grant_accepted),
+    Mutant("grant floor not checked", _floor_unchecked, seeds=16),
+    Mutant("closed grant accepted", _closed_grant_accepted, seeds=10),
     Mutant("burned accessor forgotten by compaction", _burned_forgotten),
     Mutant("event applied twice", _applied_twice),
-    Mutant("answered before the sync", _answered_before_sync),
-    Mutant("reservations not counted", _overdrawn),
+    Mutant("answered before the sync", _answered_before_sync, seeds=24),
+    Mutant("reservations not counted", _overdrawn, seeds=16),
     Mutant("blob not collected", _blob_kept),
     Mutant("blob collected too early", _blob_dropped),
     Mutant("feed cursor before its events", _cursor_first),
