@@ -93,6 +93,8 @@ def index_options(
         rules=_rules(index),
         tokens=token_limits(config.tokens),
         push_interval_s=index.push_interval,
+        lost_after_s=index.lost_after,
+        provision_retry_s=index.provision_retry,
         operators=frozenset(index.operators),
     )
 

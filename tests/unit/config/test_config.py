@@ -304,6 +304,46 @@ def test_b52_a_default_that_another_key_makes_wrong_is_told() -> None:
     assert "flap" in mistake.hint
 
 
+@pytest.mark.parametrize(
+    ("keys", "wrong"),
+    [
+        ({"provisioner": "local"}, "provision_dir"),
+        ({"provisioner": "command"}, "provision_command"),
+        ({"provisioner": "cloud"}, "provisioner"),
+        ({"provisioner": "local", "provision_dir": "b", "peer": "127.0.0.1:0"}, "provisioner"),
+        ({"lost_after": "29s"}, "lost_after"),
+        ({"target_active": -1}, "target_active"),
+        ({"target_active": 257}, "target_active"),
+        ({"headroom": "plenty"}, "headroom"),
+        ({"provision_retry": "2d"}, "provision_retry"),
+        ({"provision_host": ""}, "provision_host"),
+    ],
+)
+def test_b52_keys_about_having_enough_buckets(keys: Document, wrong: str) -> None:
+    broken = document()
+    index_of(broken).update(keys)
+    (mistake,) = mistakes_in(broken)
+    assert mistake.key == f"index.{wrong}"
+
+
+def test_provisioners_that_are_whole() -> None:
+    made = document()
+    index_of(made).update(provisioner="local", provision_dir="more")
+    index = parsed(made).index
+    assert index is not None
+    assert index.provision_dir == BASE / "more"
+    index_of(made).update(provisioner="command", provision_command=["a", "b c"])
+    index = parsed(made).index
+    assert index is not None
+    assert index.provision_command == ("a", "b c")
+
+
+def test_b52_zones_are_short_and_weights_are_sizes() -> None:
+    broken = document()
+    bucket_of(broken).update(zone="z" * 33, weight=-1)
+    assert [each.key for each in mistakes_in(broken)] == ["bucket[0].zone", "bucket[0].weight"]
+
+
 def test_b52_lists_of_principals() -> None:
     bucket = BUCKET.text(PrincipalKind.BUCKET)
     for value, key, problem in (

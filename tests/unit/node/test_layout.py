@@ -9,7 +9,9 @@ from ostnode.config import load_config
 from ostnode.ids import PrincipalKind
 from ostnode.keyfiles import KeyFileError
 from ostnode.node.dev import prepare_dev
-from ostnode.node.layout import DevLayout, key_at
+from ostnode.node.errors import StartError
+from ostnode.node.layout import DevLayout, key_at, lay_out_bucket
+from ostnode.node.ports import free_addresses
 from tests.support.index_cluster import SeededRng
 
 ROOT = Path(__file__).parents[3]
@@ -81,3 +83,33 @@ def test_texts_of_principals_fit_their_tables(tmp_path: Path) -> None:
     made = tomllib.loads(layout.config_file.read_text())
     assert made["index"]["apps"][0].startswith(PrincipalKind.APP)
     assert made["index"]["operators"][0].startswith(PrincipalKind.OPERATOR)
+
+
+def test_a_bucket_beside_an_index_shares_what_nodes_have_in_common(tmp_path: Path) -> None:
+    layout = DevLayout(tmp_path / "ost-data")
+    prepare_dev(layout, SeededRng())
+    environment = {"OST_TOKENS_SKEW": "7s", "OST_HTTP_CORS_ORIGINS": "https://chat.test"}
+    made = load_config(layout.config_file, environment)
+    assert made.index is not None
+    file = lay_out_bucket(made, made.index, tmp_path / "more", 3, SeededRng())
+    assert file == tmp_path / "more" / "bucket-3" / "bucket.toml"
+    config = load_config(file, {})
+    shared = ("cluster_id", "log", "node", "http", "tokens")
+    assert all(getattr(config, name) == getattr(made, name) for name in shared)
+    (bucket,) = config.bucket
+    assert (bucket.apps, bucket.operators) == (made.index.apps, made.index.operators)
+    assert bucket.index is bucket.join is None
+    addresses = {bucket.http, bucket.peer, bucket.admin}
+    assert len(addresses) == 3
+    assert key_at(bucket.key_file, SeededRng()).principal not in made.index.buckets
+    # Again, and it is as it was, changes of ours included.
+    file.write_text(file.read_text() + "zone = 'here'\n")
+    assert lay_out_bucket(made, made.index, tmp_path / "more", 3, SeededRng(9)) == file
+    (again,) = load_config(file, {}).bucket
+    assert {again.http, again.peer, again.admin} == addresses
+    assert again.zone == "here"
+
+
+def test_no_ports_of_a_strange_host() -> None:
+    with pytest.raises(StartError, match="free ports"):
+        free_addresses(1, "192.0.2.1")

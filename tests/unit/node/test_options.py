@@ -38,6 +38,10 @@ def config() -> Config:
         "bucket_full_at": 0.8,
         "bucket_back_at": 0.7,
         "push_interval": "250ms",
+        "target_active": 16,
+        "headroom": "17MiB",
+        "lost_after": "31s",
+        "provision_retry": "18s",
     }
     bucket = {
         "http": "127.0.0.1:4",
@@ -59,6 +63,8 @@ def config() -> Config:
         "compaction_interval": "8s",
         "scrub_period": "3d",
         "scrub_rate_max": "9MiB",
+        "zone": "rack 7",
+        "weight": "19GiB",
     }
     tokens = {
         "read_ttl_max": "21s",
@@ -90,6 +96,8 @@ def test_the_indexs_options() -> None:
     assert (rules.grant_ttl_s, rules.user_grants_max, rules.user_blobs_max) == (420, 11, 12)
     assert rules.accessor_deletions_per_day == 13
     assert (rules.bucket_full_at, rules.bucket_back_at) == (0.8, 0.7)
+    assert (rules.target_active, rules.headroom_bytes) == (16, 17 << 20)
+    assert (options.lost_after_s, options.provision_retry_s) == (31.0, 18)
     assert options.tokens == token_limits(made.tokens)
 
 
@@ -112,6 +120,7 @@ def test_a_buckets_options() -> None:
     assert (options.upload_ttl_s, options.floor_interval_s) == (7200, 9.0)
     assert (options.store.segment_bytes, options.store.batch_bytes_max) == (16 << 20, 3 << 20)
     assert options.store.verify_reads is False
+    assert (options.zone, options.weight) == ("rack 7", 19 << 30)
     assert options.upkeep == UpkeepOptions(
         compact_below=0.25,
         compaction_rate=7 << 20,
