@@ -40,7 +40,7 @@ from ostnode.wire.fields import Request
 PIPE_BYTES: Final = 8_192
 """Small, so that a node that queues what nobody reads shows it soon."""
 HONEST_S: Final = 5.0
-BLOCKS_BASE: Final = 2_000
+BLOCKS_BASE: Final = 6_000
 BLOCKS_PER_LINK: Final = 500
 BLOCKS_PER_REQUEST: Final = 600
 BLOCKS_PER_BYTE: Final = 2
