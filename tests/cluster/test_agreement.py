@@ -17,12 +17,12 @@ from ostnode.roles.bucket import tables as t
 from ostnode.roles.index.core import accessors, feed
 from ostnode.roles.index.core.checking import Kind
 from ostnode.roles.index.core.rows import Charge, OpenGrant, Placement, User
+from ostnode.store.simdisk import SimDisk
 from ostnode.wire import checking as c
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from tests.support.cluster import LIMIT, Cluster, Shape, insist
 from tests.support.people import Person
-from tests.support.simdisk import SimDisk
 
 DATA = bytes(range(251)) * 60
 DOOMED = Principal(b"doomed".ljust(32))
@@ -220,7 +220,7 @@ async def test_b59_b55_b53_a_restored_bucket_begins_anew_and_nothing_returns_or_
     assert await fsck(cluster) == []
 
 
-async def restore_index(cluster: Cluster, backup: bytes) -> None:
+def restore_index(cluster: Cluster, backup: bytes) -> None:
     """Put an older copy of its database in place; the index is not running."""
     for file in cluster.index.data_dir.glob("index.sqlite*"):
         file.unlink()
@@ -240,7 +240,7 @@ async def test_b59_a_restored_index_grants_when_every_bucket_has_agreed(
     life = (await cluster.status()).incarnation
     away = cluster.buckets[1]
     await cluster.index.kill()
-    await restore_index(cluster, backup)
+    restore_index(cluster, backup)
     await away.kill()
     await cluster.index.start()
     await trio.sleep(30)
@@ -276,7 +276,7 @@ async def test_b59_b55_after_a_restore_of_the_index_nothing_returns_or_goes(
     await cluster.carol.upload(b"newcomer", general)
     await cluster.settle()
     await cluster.index.kill()
-    await restore_index(cluster, backup)
+    restore_index(cluster, backup)
     await cluster.index.start()
     await trio.sleep(30)
     await cluster.settle()

@@ -71,8 +71,9 @@ async def begin_anew(desk: Desk, clock: Clock, told: SetBack) -> None:
 
 
 def _take_incarnation(draft: Draft, told: SetBack, now_us: int) -> int:
-    """The new incarnation, 0 when none is needed. What waits for the index is of the old one:
-    the resync says it better.
+    """The new incarnation, 0 when none is needed. What waits for the index is of the old one: the
+    resync says it better. The feed is read again from its start, for what was asked there and
+    answered in events that are lost.
     """
     own, index = draft.number(t.INCARNATION), draft.index()
     if index is None or not (own < told.bucket or (told.behind and own == told.bucket)):
@@ -82,6 +83,7 @@ def _take_incarnation(draft: Draft, told: SetBack, now_us: int) -> int:
     last = draft.number(t.OUTBOX_NEXT) - 1
     if last > draft.number(t.OUTBOX_ACKED):
         draft.add(OutboxAcked(last))
+    _read_from_start(draft, draft.feed_cursor()[0], draft.feed_life())
     return incarnation
 
 
@@ -90,9 +92,12 @@ def _acknowledge(draft: Draft, index: int) -> bool:
     before, _ = draft.feed_cursor()
     if before == index:
         return False
-    life = draft.feed_life() + 1 if before else 0
-    draft.add(FeedCursor(index, 0, draft.feed_level() or None, life or None))
+    _read_from_start(draft, index, draft.feed_life() + 1 if before else 0)
     return True
+
+
+def _read_from_start(draft: Draft, index: int, life: int) -> None:
+    draft.add(FeedCursor(index, 0, draft.feed_level() or None, life or None))
 
 
 def _close_uploads(draft: Draft, after: int, index: int, every: bool) -> int | None:  # noqa: FBT001

@@ -160,7 +160,7 @@ class IndexSync:
     async def poll_feed(self, port: IndexPort, wait_ms: int) -> None:
         """Ask for what is behind the cursor and apply it."""
         view, level = self._desk.durable, feed_level(port.features)
-        incarnation, seq = view.feed_cursor()
+        known = incarnation, seq = view.feed_cursor()
         if level > view.feed_level():
             seq = 0
         batch = await ask(port, m.Feed(incarnation, seq, wait_ms), m.FeedBatch)
@@ -168,10 +168,10 @@ class IndexSync:
             raise InvalidArgumentError("the index is of another incarnation than its feed was")
         events = [event for data in batch.events if (event := _feed_event(data)) is not None]
         cursor = FeedCursor(batch.incarnation, max(seq, batch.next_seq), level or None)
-        # Meanwhile the index may have begun anew: then this is of its life before.
+        # Meanwhile the index or the bucket may have begun anew: then this is of the life before.
         await self._desk.decide(
             lambda draft: (
-                apply_feed(draft, events, cursor) if draft.feed_cursor()[0] == incarnation else None
+                apply_feed(draft, events, cursor) if draft.feed_cursor() == known else None
             )
         )
         if trio.current_time() >= self._floor_due:

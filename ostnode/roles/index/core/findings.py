@@ -70,9 +70,9 @@ def _as_bytes(row: Finding) -> bytes:
 
 
 def _place_of(data: bytes) -> tuple[bytes, str, bytes]:
-    try:
-        bucket, rest = data[:_PRINCIPAL_BYTES], data[_PRINCIPAL_BYTES:]
-        kind, key = rest[1 : 1 + rest[0]].decode(), rest[1 + rest[0] :]
-    except (IndexError, UnicodeDecodeError):
-        raise InvalidArgumentError("`after` is not from a page of findings") from None
+    bucket, rest = data[:_PRINCIPAL_BYTES], data[_PRINCIPAL_BYTES:]
+    length = 1 + rest[0] if rest else 0
+    kind, key = rest[1:length].decode(errors="replace"), rest[length:]
+    if not 1 < length <= len(rest):
+        raise InvalidArgumentError("`after` is not from a page of findings")
     return (bucket if any(bucket) else b""), kind, key
