@@ -6,9 +6,9 @@ import pytest
 
 from ostnode.errors import ShuttingDownError
 from ostnode.store.errors import StoreFailedError
+from ostnode.store.simdisk import Faults
 from tests.support.cluster import BucketNode, Cluster, Shape
 from tests.support.people import Chat, Person, pieces
-from tests.support.simdisk import Faults
 
 DATA = bytes(range(251)) * 60
 

@@ -16,10 +16,10 @@ from ostnode.roles.bucket.core.draft import Draft
 from ostnode.roles.bucket.records import Kind
 from ostnode.roles.index.core.rows import FeedRow
 from ostnode.store.record import NewRecord
+from ostnode.store.simdisk import Faults
 from ostnode.wire import messages as m
 from tests.support.cluster import LIMIT, BucketNode, Cluster, Shape, insist
 from tests.support.people import Chat, Person, pieces
-from tests.support.simdisk import Faults
 
 DATA = bytes(range(251)) * 60
 T = TypeVar("T")

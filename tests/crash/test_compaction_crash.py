@@ -13,6 +13,7 @@ import trio.testing
 from ostnode.store.compaction import CompactionPass
 from ostnode.store.output import Copy
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import SimDisk, SimFile
 from tests.support.compactcrash import COMPACTED, shuffled
 from tests.support.compactkit import (
     add,
@@ -25,7 +26,6 @@ from tests.support.compactkit import (
     rows_of,
 )
 from tests.support.crashstates import WatchedDisk, failed_syncs, survey, verdict
-from tests.support.simdisk import SimDisk, SimFile
 from tests.support.storecrash import BrokenPromiseError, History
 
 QUICK = replace(COMPACTED, groups=2, power_cuts=1)

@@ -17,8 +17,8 @@ import trio
 from ostnode.store.disk import RealDisk
 from ostnode.store.memoryindex import MemoryIndex
 from ostnode.store.record import Extent
+from ostnode.store.simdisk import SimDisk
 from ostnode.store.store import Store
-from tests.support.simdisk import SimDisk
 from tests.support.storecrash import TINY, group
 from tests.support.storekit import dump, opened
 from tests.support.strace import Driver, driving, needs_strace

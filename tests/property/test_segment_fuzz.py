@@ -30,7 +30,8 @@ from ostnode.store.format import (
 from ostnode.store.record import ROLE_KIND_MAX, ZERO_32
 from ostnode.store.scan import Bad, Found, judge, scan
 from ostnode.store.segment import parse_footer, read_footer, read_header, read_trailer, write_seal
-from tests.support.simdisk import Inode, SimDisk, SimFile
+from ostnode.store.simdisk import SimDisk, SimFile
+from ostnode.store.siminode import Inode
 
 UUID = b"segment uuid 16."
 KEY = segment_key(UUID)

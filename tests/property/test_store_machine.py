@@ -21,11 +21,11 @@ from ostnode.roles.bucket import tables as t
 from ostnode.store.errors import StoreFailedError
 from ostnode.store.format import RECORD_HEADER_BYTES
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import Faults, SimDisk, SimIndex
 from tests.support.bucketcrash import DATA, READER, Life, User
 from tests.support.bucketkit import OPTIONS, Kit, blob_of, key, pieces
 from tests.support.compactkit import compact_all
 from tests.support.crashstates import scheduled
-from tests.support.simdisk import Faults, SimDisk, SimIndex
 from tests.support.storecrash import BrokenPromiseError, run_until_crash
 
 SEGMENT_BYTES = 16 << 10

@@ -18,9 +18,9 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import BlobId
 from ostnode.roles.bucket import tables as t
 from ostnode.store.errors import StoreFailedError
+from ostnode.store.simdisk import Faults, SimCrash, SimDisk
 from ostnode.wire import events as e
 from tests.support.bucketkit import HTTP, Kit, blob_of, key, pieces, uid_of
-from tests.support.simdisk import Faults, SimCrash, SimDisk
 from tests.support.storecrash import BrokenPromiseError
 
 DATA = [b"", b"one chunk", bytes(range(40)), bytes(range(100, 170))]

@@ -19,6 +19,7 @@ from ostnode.roles.bucket.core.sync import raise_floor
 from ostnode.roles.bucket.opening import Bucket, open_bucket
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.reader import BlobReader
+from ostnode.store.simdisk import SimDisk
 from ostnode.store.store import StoreOptions
 from ostnode.wire import events as e
 from ostnode.wire import messages as m
@@ -28,7 +29,6 @@ from ostnode.wire.eventcodec import decode_event, encode_event
 from ostnode.wire.fields import Message, Request
 from ostnode.wire.session import FEATURES
 from tests.support.index_cluster import SetClock
-from tests.support.simdisk import SimDisk
 from tests.support.storekit import SeededRng
 
 NOW = 1_700_000_000

@@ -37,13 +37,13 @@ from ostnode.node.seams import Seams
 from ostnode.roles.bucket.service import BucketService
 from ostnode.roles.bucket.views import View
 from ostnode.store.errors import StoreFailedError
+from ostnode.store.simdisk import SimCrash, SimDisk
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Caller, Reply, Service
 from ostnode.wire.fields import Request
 from ostnode.wire.status import ClusterInfo, ClusterStatus
 from tests.support.index_cluster import SeededRng
 from tests.support.people import CHUNK_BYTES, CLUSTER, Chat, Person, Place, Town
-from tests.support.simdisk import SimCrash, SimDisk
 
 EPOCH = 1_700_000_000
 LIMIT = 1 << 20

@@ -19,6 +19,7 @@ from ostnode.store.errors import StoreFailedError
 from ostnode.store.judging import Judgement
 from ostnode.store.planning import Run, plan_compaction
 from ostnode.store.record import NewRecord
+from ostnode.store.simdisk import SimDisk, SimIndex
 from ostnode.store.staging import SEGMENT_RECORDS_MAX
 from ostnode.store.store import Store
 from tests.support.compactkit import (
@@ -36,7 +37,6 @@ from tests.support.compactkit import (
     unset,
 )
 from tests.support.crashstates import Survey
-from tests.support.simdisk import SimDisk, SimIndex
 from tests.support.storecrash import TINY, BrokenPromiseError, History, run_until_crash
 
 WORKERS = 2

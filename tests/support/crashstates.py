@@ -24,7 +24,8 @@ import trio
 from typing_extensions import override
 
 from ostnode.store.keyspace import Covered
-from tests.support.simdisk import Faults, Inode, SimDisk, SimIndex, Write, copy_index
+from ostnode.store.simdisk import Faults, SimDisk, SimIndex, copy_index
+from ostnode.store.siminode import Inode, Write
 from tests.support.storecrash import History, Life, live
 
 RECOVERIES_MAX = 3

@@ -14,8 +14,8 @@ from ostnode.store import format as f
 from ostnode.store.record import KIND_MARKER, KIND_SEAL, Damage, Extent, Problem
 from ostnode.store.scan import Found, scan
 from ostnode.store.segment import read_header, segment_name, segment_number
+from ostnode.store.simdisk import SimDisk, SimIndex, copy_index
 from ostnode.store.store import Store
-from tests.support.simdisk import SimDisk, SimIndex, copy_index
 from tests.support.storecrash import TINY
 from tests.support.storekit import CHUNK, COUNT, SET, chunk, count, dump, opened, set_
 

@@ -9,9 +9,9 @@ import trio
 
 from ostnode.store.errors import NoSpaceError, StoreFailedError, StoreFullError
 from ostnode.store.record import NewRecord
+from ostnode.store.simdisk import Faults, SimDisk
 from ostnode.store.space import reserve_bytes
 from ostnode.store.store import Staged, Store
-from tests.support.simdisk import Faults, SimDisk
 from tests.support.storecrash import TINY, History, check, group, run_until_crash
 from tests.support.storekit import chunk, dump, opened, set_, unset
 

@@ -30,10 +30,10 @@ from ostnode.store.segment import (
     read_trailer,
     write_seal,
 )
+from ostnode.store.simdisk import SimDisk, SimFile
 from ostnode.wire import events
 from ostnode.wire.eventcodec import encode_event
 from ostnode.wire.fields import Bounds, Message
-from tests.support.simdisk import SimDisk, SimFile
 
 OWNER = bytes(range(100, 132))
 CREATED = 1_700_000_000_123_456

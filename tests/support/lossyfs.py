@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from tests.support.simdisk import Inode, Truncate, Write
+from ostnode.store.siminode import Inode, Truncate, Write
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 
 import mfusepy
 
+from ostnode.store.siminode import Inode, Truncate, Write
 from tests.support.lossyfs import Lossy
-from tests.support.simdisk import Inode, Truncate, Write
 
 _CAPACITY = 1 << 30
 

@@ -22,11 +22,11 @@ from ostnode.store.log import Log
 from ostnode.store.reading import SegmentReader
 from ostnode.store.scan import Found, Judged
 from ostnode.store.segment import SegmentWriter, read, read_footer
+from ostnode.store.simdisk import SimDisk, SimFile
 from ostnode.store.staging import Batch
 from ostnode.store.writer import GroupCommit
 from tests.support.crashstates import Survey, Tally, failed_syncs, recoveries, survey
 from tests.support.damagekit import INDEXES, judge, known
-from tests.support.simdisk import SimDisk, SimFile
 
 Patch = pytest.MonkeyPatch
 FLIPS = 150

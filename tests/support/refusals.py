@@ -16,10 +16,10 @@ from ostnode.errors import OstError, error_class
 from ostnode.identity.tokens import Scope
 from ostnode.ids import BlobId
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import Faults
 from ostnode.wire import messages as m
 from tests.support.cluster import GRANT_TTL_S, BucketNode, Cluster, Shape
 from tests.support.people import Nobody, blob_of, pieces
-from tests.support.simdisk import Faults
 
 Attempt: TypeAlias = Callable[[], Awaitable[object]]
 Scenario: TypeAlias = Callable[[Cluster], Attempt | Awaitable[Attempt]]

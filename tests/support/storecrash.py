@@ -18,8 +18,8 @@ import trio.testing
 from ostnode.errors import DataCorruptError
 from ostnode.store.errors import StoreFailedError
 from ostnode.store.record import Extent, NewRecord
+from ostnode.store.simdisk import Faults, SimCrash, SimDisk
 from ostnode.store.store import Store, StoreOptions
-from tests.support.simdisk import Faults, SimCrash, SimDisk
 from tests.support.storekit import chunk, count, dump, opened, set_, unset
 
 TINY = StoreOptions(segment_bytes=16 << 10, batch_bytes_max=6 << 10, queue_bytes_max=16 << 10)

@@ -8,8 +8,8 @@ import trio.testing
 
 from ostnode.errors import BucketFullError, BusyError, GrantClosedError
 from ostnode.roles.bucket.tasks import Sweeper
+from ostnode.store.simdisk import Faults, SimDisk
 from tests.support.bucketkit import ALICE, GENERAL, Kit, pieces
-from tests.support.simdisk import Faults, SimDisk
 
 DATA = bytes(range(40))
 CAPACITY = 8 << 20

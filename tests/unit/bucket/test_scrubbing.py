@@ -16,10 +16,10 @@ from ostnode.roles.bucket.scrubbing import Scrubbing
 from ostnode.store.errors import StoreFailedError
 from ostnode.store.record import Damage, Problem
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import Faults
 from ostnode.wire import messages as m
 from ostnode.wire import upkeep as u
 from tests.support.bucketkit import ALICE, GENERAL, Kit, blob_of
-from tests.support.simdisk import Faults
 from tests.support.upkeepkit import SMALL, blobs, compaction_of, delete, readable, upload
 
 DAY_S = 86_400

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ostnode.env import InlineWorker
 from ostnode.store.auditing import Auditor
 from ostnode.store.pace import Pace
-from tests.support.simdisk import SimIndex
+from ostnode.store.simdisk import SimIndex
 
 STEPS = 200
 

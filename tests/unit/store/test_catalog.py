@@ -8,9 +8,9 @@ import pytest
 from typing_extensions import override
 
 from ostnode.store.keyspace import RESERVED, DurableReader, Row, dead_key, parse_dead
+from ostnode.store.simdisk import SimDisk, SimIndex
 from ostnode.store.store import Store
 from tests.support.compactkit import FREE, add, compact_all, opened, remove, set_
-from tests.support.simdisk import SimDisk, SimIndex
 
 
 class AskedIndex(SimIndex):

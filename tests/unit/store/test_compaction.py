@@ -20,6 +20,7 @@ from ostnode.store.pace import Pace
 from ostnode.store.planning import Run
 from ostnode.store.record import Damage, Record
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import SimDisk, SimFile, copy_index
 from ostnode.store.store import Store, StoreOptions
 from tests.support.compactkit import (
     ADD,
@@ -39,7 +40,6 @@ from tests.support.compactkit import (
     touch,
     unset,
 )
-from tests.support.simdisk import SimDisk, SimFile, copy_index
 
 
 def body(number: int, size: int = 3000) -> bytes:

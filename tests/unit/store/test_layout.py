@@ -20,7 +20,7 @@ from ostnode.store.format import (
 from ostnode.store.layout import Layout, read_layout
 from ostnode.store.record import Damage
 from ostnode.store.segment import segment_name, write_seal
-from tests.support.simdisk import SimDisk
+from ostnode.store.simdisk import SimDisk
 
 OWNER = bytes(32)
 

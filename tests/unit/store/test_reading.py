@@ -12,8 +12,8 @@ from ostnode.env import InlineWorker
 from ostnode.errors import DataCorruptError
 from ostnode.store.record import Extent
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import SimDisk, SimFile
 from ostnode.store.store import Store
-from tests.support.simdisk import SimDisk, SimFile
 from tests.support.storekit import chunk, extents, opened
 
 FIRST = segment_name(1)

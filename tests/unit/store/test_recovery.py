@@ -23,8 +23,8 @@ from ostnode.store.keyspace import Covered
 from ostnode.store.memoryindex import MemoryIndex
 from ostnode.store.record import Damage
 from ostnode.store.segment import segment_name, segment_number
+from ostnode.store.simdisk import SimDisk, SimFile, SimIndex
 from ostnode.store.store import StoreOptions
-from tests.support.simdisk import SimDisk, SimFile, SimIndex
 from tests.support.storekit import (
     BLOB,
     CHUNK,

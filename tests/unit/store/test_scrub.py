@@ -29,7 +29,7 @@ from ostnode.store.record import Damage, Extent, Problem, Record
 from ostnode.store.schema import Worth
 from ostnode.store.scrub import Scrubber, ScrubSlice
 from ostnode.store.segment import segment_name, write_seal
-from tests.support.simdisk import SimDisk, SimFile
+from ostnode.store.simdisk import SimDisk, SimFile
 from tests.support.storekit import CHUNK, OWNER, KitSchema, chunk, extents, opened, set_
 
 

@@ -10,10 +10,10 @@ import trio.testing
 
 from ostnode.env import InlineWorker
 from ostnode.store.errors import NoSpaceError, StoreFailedError, StoreFullError
+from ostnode.store.simdisk import Faults, SimDisk
 from ostnode.store.space import Space, reserve_bytes
 from ostnode.store.staging import Want
 from ostnode.store.store import Store
-from tests.support.simdisk import Faults, SimDisk
 from tests.support.storekit import SMALL, chunk, count, dump, extents, names, opened, set_, unset
 
 SEGMENT = SMALL.segment_bytes

@@ -20,8 +20,8 @@ from ostnode.store.format import payload_digest
 from ostnode.store.pace import Pace
 from ostnode.store.record import Damage, NewRecord
 from ostnode.store.segment import segment_name
+from ostnode.store.simdisk import Faults, SimDisk
 from ostnode.store.store import Store, StoreOptions
-from tests.support.simdisk import Faults, SimDisk
 from tests.support.storekit import (
     BLOB,
     CHUNK,

@@ -22,9 +22,9 @@ from ostnode.store.logcheck import LogCheck, Order
 from ostnode.store.record import ZERO_32, Extent
 from ostnode.store.schema import Worth
 from ostnode.store.segment import SegmentWriter, segment_name
+from ostnode.store.simdisk import SimDisk
 from ostnode.store.verification import Verified, Verifier
 from tests.support import compactkit as kit
-from tests.support.simdisk import SimDisk
 from tests.support.storekit import CHUNK, OWNER, SMALL, KitSchema, chunk, extents, opened, set_
 
 PAYLOAD = b"p" * 100

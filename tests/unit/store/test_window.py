@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ostnode.store.scan import Window
-from tests.support.simdisk import SimDisk, SimFile
+from ostnode.store.simdisk import SimDisk, SimFile
 
 DATA = bytes(range(100))
 

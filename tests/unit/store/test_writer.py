@@ -12,7 +12,7 @@ from typing_extensions import override
 from ostnode.env import ThreadWorker
 from ostnode.store.errors import NoSpaceError, StoreFailedError
 from ostnode.store.segment import SegmentWriter
-from tests.support.simdisk import SimDisk
+from ostnode.store.simdisk import SimDisk
 from tests.support.storekit import chunk, extents, names, opened, set_
 
 WAIT_S = 5.0
