@@ -156,7 +156,9 @@ class IndexService(Service):
                 return await self._transact(partial(denylist.page, after=after))
             case ClusterStatus():
                 acked = dict(self.insight.fleet.feed_acked)
-                return await self._transact(partial(cluster_info, feed_acked=acked))
+                return await self._transact(
+                    partial(cluster_info, feed_acked=acked, recent=self.insight.figures.recent())
+                )
             case f.SetBucketState() | f.FleetStatus():
                 return await self.insight.fleet.answer(request)
             case _ if isinstance(request, ANSWERED):

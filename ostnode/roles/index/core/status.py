@@ -8,7 +8,7 @@ from typing import Final
 
 from ostnode.ids import Principal
 from ostnode.roles.index.core.feed import index_meta
-from ostnode.roles.index.core.rows import Bucket
+from ostnode.roles.index.core.rows import Bucket, Totals
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.core.topup import supply
@@ -16,19 +16,20 @@ from ostnode.wire import fleet as f
 from ostnode.wire import messages as m
 from ostnode.wire.status import BucketStatus, ClusterInfo
 
-
 _ANSWER_BYTES_MAX: Final = 60 * 1024
 _STATUS_BYTES_MAX: Final = 320
 """Of one bucket without its address: 32 of its principal, eight numbers, and names of fields."""
 
 
-def cluster_info(tables: Tables, feed_acked: Mapping[Principal, int]) -> ClusterInfo:
+def cluster_info(
+    tables: Tables, feed_acked: Mapping[Principal, int], recent: Totals | None = None
+) -> ClusterInfo:
     """Totals, and as many buckets as one answer takes. `feed_acked` says where each reads the feed.
 
-    All of them are in `fleet_info`.
+    All of them are in `fleet_info`. Totals are summed anew unless there are `recent` ones.
     """
     meta = index_meta(tables)
-    totals = tables.totals()
+    totals = recent or tables.totals()
     buckets = tables.buckets.where()
     return ClusterInfo(
         cluster_id=meta.cluster_id,
