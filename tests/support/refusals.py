@@ -26,8 +26,8 @@ Scenario: TypeAlias = Callable[[Cluster], Attempt | Awaitable[Attempt]]
 
 DATA = bytes(range(251)) * 60
 ABSENT = BlobId(bytes(32))
-NEARLY_A_DISK = (1 << 30) - (32 << 20)
-"""The index sees so much room on an empty simulated disk; a bucket keeps 64 MiB of it back."""
+KEPT_BACK = 64 << 20
+"""What a bucket leaves alone when it promises room."""
 
 UNREACHABLE = {
     "blob_blocked": "operators cannot block blobs yet",
@@ -314,8 +314,9 @@ async def other_bytes_in_the_last_chunk(cluster: Cluster) -> Attempt:
 
 @refused("bucket_full")
 async def more_than_the_bucket_will_keep(cluster: Cluster) -> Attempt:
-    await cluster.app.change(("update", cluster.alice, 1 << 33))
-    allocation = await cluster.alice.allocate(DATA, size=NEARLY_A_DISK)
+    allocation = await cluster.alice.allocate(DATA)
+    disk = cluster.node(allocation.bucket.principal).disk
+    disk.faults.capacity = disk.used() + KEPT_BACK
     return partial(cluster.alice.push, allocation, 0, pieces(DATA)[0], cluster.general)
 
 

@@ -18,6 +18,7 @@ from ostnode.roles.bucket.desk import Desk
 from ostnode.roles.bucket.incarnation import SetBack, begin_anew
 from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.records import FeedCursor
+from ostnode.roles.bucket.views import View
 from ostnode.store.store import Store
 from ostnode.wire import checking as c
 from ostnode.wire import events as e
@@ -140,14 +141,19 @@ class IndexSync:
         view = self._desk.durable
         waiting = view.outbox(BATCH_ITEMS_MAX)
         events = fitting(event for seq, event in waiting if through is None or seq <= through)
-        space = self._store.space()
         return m.SyncBucket(
             incarnation=view.number(t.INCARNATION),
             first_seq=view.number(t.OUTBOX_ACKED) + 1,
             events=events,
-            space=m.Space(space.total, space.free, space.stored),
+            space=self._space(view),
             http=http,
         )
+
+    def _space(self, view: View) -> m.Space:
+        """The disk; free is what uploads may still be promised, as they will be refused by it."""
+        space = self._store.space()
+        kept = view.number(t.PROMISED) + self._options.rules.free_bytes_min
+        return m.Space(space.total, max(0, space.free - kept), space.stored)
 
     async def _poll_feed(self, port: IndexPort) -> None:
         while True:
