@@ -315,9 +315,16 @@ async def other_bytes_in_the_last_chunk(cluster: Cluster) -> Attempt:
 @refused("bucket_full")
 async def more_than_the_bucket_will_keep(cluster: Cluster) -> Attempt:
     allocation = await cluster.alice.allocate(DATA)
-    disk = cluster.node(allocation.bucket.principal).disk
-    disk.faults.capacity = disk.used() + KEPT_BACK
-    return partial(cluster.alice.push, allocation, 0, pieces(DATA)[0], cluster.general)
+    faults = cluster.node(allocation.bucket.principal).disk.faults
+
+    async def push() -> None:
+        faults.capacity = KEPT_BACK // 2
+        try:
+            await cluster.alice.push(allocation, 0, pieces(DATA)[0], cluster.general)
+        finally:
+            faults.capacity = None
+
+    return push
 
 
 # --- references and reads ---
