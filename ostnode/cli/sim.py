@@ -133,7 +133,7 @@ class _Failures:
         else:
             again.append(_replay_words(file))
         if self._minimizing:
-            outcome = make_small(outcome, tell=self._progress.smaller)
+            outcome = make_small(outcome, run_case, self._progress.smaller)
             again.append(_keep(file.with_suffix(".min.json"), outcome))
         self.told.append({**outcome_json(outcome), "again": again})
         self.texts.append("\n".join([outcome_text(outcome), *(f"  again: {one}" for one in again)]))

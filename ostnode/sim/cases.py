@@ -10,10 +10,20 @@ from typing import Final
 from ostnode.sim.faults import Kind
 from ostnode.sim.plan import Fault, Plan
 from ostnode.sim.schedules import faults_of
-from ostnode.sim.workload import Step, dump_steps, load_steps, make_steps
+from ostnode.sim.workload import (
+    ACCOUNTS,
+    APP_ACTS,
+    DEVICE_ACTS,
+    DEVICES_PER_ACCOUNT,
+    Step,
+    dump_steps,
+    load_steps,
+    make_steps,
+)
 
 FORMAT: Final = 1
 BUCKETS: Final = 2
+BUCKETS_MAX: Final = 16
 SECONDS: Final = 60.0
 STEPS_MAX: Final = 100_000
 
@@ -69,12 +79,25 @@ def load_case(text: str) -> Case:
             "steps": list(steps),
         } if 0 < buckets <= BUCKETS_MAX and len(steps) <= STEPS_MAX:
             plan = Plan(seed=seed, buckets=buckets, faults=tuple(map(_fault, faults)))
-            return Case(plan, _steps(steps))
+            case = Case(plan, _steps(steps))
+            _check(case)
+            return case
         case _:
             raise CaseError(f"it is no case of format {FORMAT}")
 
 
-BUCKETS_MAX: Final = 16
+def _check(case: Case) -> None:
+    """Raise CaseError unless everybody that is named is there, and can do what it shall."""
+    nodes = {"index", "*", *(f"bucket{number}" for number in range(case.plan.buckets))}
+    for fault in case.plan.faults:
+        for name in (fault.node, fault.other):
+            if name not in nodes or fault.node == "*":
+                raise CaseError(f"there is no {name}")
+    for step in case.steps:
+        if not 0 <= step.actor <= ACCOUNTS * DEVICES_PER_ACCOUNT:
+            raise CaseError(f"there is no actor {step.actor}")
+        if step.act not in (DEVICE_ACTS if step.actor else APP_ACTS):
+            raise CaseError(f"actor {step.actor} does not {step.act}")
 
 
 def _fault(row: object) -> Fault:

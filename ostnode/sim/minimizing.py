@@ -10,7 +10,7 @@ from typing import Final
 from ostnode.shrinking import leave_out
 from ostnode.sim.cases import Case
 from ostnode.sim.plan import Fault
-from ostnode.sim.running import Outcome, run_case
+from ostnode.sim.running import Outcome
 from ostnode.sim.workload import Step
 
 TRIES_MAX: Final = 300
@@ -24,7 +24,7 @@ def same_kind(one: str, other: str) -> bool:
 
 def minimize(
     outcome: Outcome,
-    run: Callable[[Case], Outcome] = run_case,
+    run: Callable[[Case], Outcome],
     tell: Callable[[Outcome], None] = lambda _outcome: None,
 ) -> Outcome:
     """The outcome of a smaller case with the same kind of problem; the same one if there is none.

@@ -13,6 +13,7 @@ from ostnode.ids import NULL_ACCESSOR, Principal
 from ostnode.sim.calling import Heard, NoAnswerError
 from ostnode.sim.mischief import Mischief
 from ostnode.sim.model import Account, Ref, State
+from ostnode.sim.plan import CHUNK_BYTES
 from ostnode.sim.stage import Stage
 from ostnode.sim.uploading import Maker, Making
 from ostnode.sim.workload import SIZES, Act, Content, Step
@@ -105,8 +106,9 @@ class Device:
 
     async def _cut(self, rng: random.Random, step: Step) -> None:
         """Left in the middle; some of the time the bucket, or the index, is told."""
-        making = self._making(rng, step)
-        await self.maker.upload(making, rng, cut=rng.randrange(4))
+        several = [content for content in self.stage.contents if content.size > CHUNK_BYTES]
+        making = self._making(rng, step, rng.choice(several))
+        await self.maker.upload(making, rng, cut=rng.randrange(1, 8))
         told = rng.random()
         if told < _CANCELLED:
             await self._cancel(making.content)

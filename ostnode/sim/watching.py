@@ -76,7 +76,8 @@ class Watch:
             self.stage.burned_at[node] = bucket.burned
         self._note_unblocked(index, buckets)
         if self.world.errors:
-            self._tell(iter(f"a node logged: {error}" for error in self.world.errors[:1]))
+            lines = self.world.errors[0].strip().splitlines()
+            self._tell(iter([f"a node logged: {lines[0]} … {lines[-1]}"]))
         return index, buckets
 
     def pictures(self) -> tuple[IndexPicture, list[BucketPicture]]:

@@ -28,3 +28,5 @@ def test_a_mutant_is_found(
         share = f"{len(problems)} of {mutant.seeds} seeds, {time.monotonic() - started:.0f} s"
         print(f"\n{mutant.name:40} {share:22} {min(problems, default='not found')[:100]}")
     assert problems
+    # What is wrong must be wrong in the way it is meant: not because the code it is in has changed.
+    assert not [problem for problem in problems if "TypeError" in problem]

@@ -48,10 +48,10 @@ def _reservation_kept(patch: pytest.MonkeyPatch) -> None:
     """A grant that its bucket closes without a completion goes on reserving."""
     right = outbox._apply
 
-    def apply(tables, bucket, event, now):
+    def apply(tables, bucket, event, *more):
         if type(event).__name__ == "GrantClosed" and event.reason == "revoked":
             return m.ClosedEnd(event.grant_id, bucket.floor)
-        return right(tables, bucket, event, now)
+        return right(tables, bucket, event, *more)
 
     patch.setattr(outbox, "_apply", apply)
 
@@ -65,8 +65,8 @@ def _acknowledged_early(patch: pytest.MonkeyPatch) -> None:
     right = index_service.sync_bucket
     known: dict[bytes, m.SyncResult] = {}
 
-    def sync_early(tables, rules, bucket, request, now):
-        result = right(tables, rules, bucket, request, now)
+    def sync_early(tables, rules, bucket, *more):
+        result = right(tables, rules, bucket, *more)
         known[bucket] = result
         raise _TakenBackError
 
@@ -148,8 +148,8 @@ def _applied_twice(patch: pytest.MonkeyPatch) -> None:
     """Events that come again are applied again, and charge again."""
     right = outbox._admitted
 
-    def admitted(tables, principal, request):
-        bucket = right(tables, principal, request)
+    def admitted(tables, principal, request, *more):
+        bucket = right(tables, principal, request, *more)
         return replace(bucket, acked_seq=min(bucket.acked_seq, request.first_seq - 1))
 
     def add(tables, charge):
@@ -206,8 +206,8 @@ def _cursor_first(patch: pytest.MonkeyPatch) -> None:
     """The place in the feed is written down before what was read there."""
     right = sync.apply_feed
 
-    def apply(draft, events, cursor):
-        right(draft, events[:-1], cursor)
+    def apply(draft, events, *more):
+        right(draft, events[:-1], *more)
 
     patch.setattr("ostnode.roles.bucket.talking.apply_feed", apply)
 
