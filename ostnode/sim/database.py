@@ -5,13 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import override
 
 from ostnode.roles.index import DatabaseFailedError, SqliteDatabase
+from ostnode.roles.index.core.resync import take_incarnation
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.engine import Database, Job
+from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqltables import SqlTables
 from ostnode.store.simdisk import SimCrash
 
@@ -59,10 +62,17 @@ class SimDatabase:
         """Everything that is committed."""
         return self._connection.serialize()
 
-    def restore(self, backup: bytes) -> None:
-        """Set it back, while no process has it open."""
+    def restore(self, backup: bytes, now_us: int | None = None) -> None:
+        """Set it back, while no process has it open.
+
+        With `now_us` the operator says so, as `ostnode index restored` does.
+        """
+        self.shut_out()
         self._connection = _connect()
         self._connection.deserialize(backup)
+        if now_us is not None:
+            run_alone(self.open(), partial(take_incarnation, now_us=now_us))
+            self.shut_out()
         self._tables = SqlTables(self._connection)
 
 

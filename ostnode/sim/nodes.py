@@ -280,6 +280,14 @@ class BucketNode(SimNode):
         at = None if operations is None else self.disk.operations + operations
         self.disk.faults.crash_at = at
 
+    def backup(self) -> SimDisk:
+        """A copy of the disk, as a snapshot of a running machine's volume is one."""
+        return self.disk.killed(self._rng.getrandbits(32))
+
+    def restore(self, backup: SimDisk) -> None:
+        """Set the disk back, while no process runs."""
+        self.disk = backup.killed(self._rng.getrandbits(32))
+
     def fail_sync(self) -> None:
         """Have the next sync of a file fail."""
         self.disk.faults.errors["sync"] = errno.EIO
