@@ -74,15 +74,15 @@ class Rounds:
 
     async def run(self) -> None:
         """Ours comes first, as its statements are the references'."""
+        self._connection.taken()
         for _ in range(ROUNDS):
             # Two events end what each of the first half began; one ends each of the others.
-            self._connection.log = prepared = []
             events = await self._events()
-            self._connection.log = statements = []
+            prepared = self._connection.taken()
             await self._apply(events)
-            self._connection.log = None
+            statements = self._connection.taken()
             for name, reference in self._references.items():
-                reference.seconds(prepared)
+                reference.seconds(prepared if name == "replayed" else writes_of(prepared))
                 self._reference(name, reference, statements)
 
     async def _events(self) -> list[bytes]:

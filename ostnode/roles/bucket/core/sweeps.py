@@ -19,8 +19,9 @@ from ostnode.roles.bucket.records import (
 )
 from ostnode.wire import events as e
 
-REFERENCES_MAX: Final = 64
-"""Removed in one slice: some 15 ms of the event loop."""
+REFERENCES_MAX: Final = 16
+"""Removed in one slice: some 4 ms of the event loop, for which every other request may have to wait
+(`bench/delete_accessor.py`: with 64 the slowest hundredth of them took three times as long)."""
 UPLOADS_MAX: Final = 64
 """Closed in one slice."""
 CHUNKS_MAX: Final = 512
