@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.index_cluster import blob
-from tests.support.index_victim import SIZE, cluster
+from tests.support.index_victim import SIZE, chat, cluster, user
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +46,14 @@ async def test_b38_kill_9_loses_nothing_that_was_answered(tmp_path: Path) -> Non
             assert {blob(number) for number in charged} <= rows["charges"]
             assert {blob(number) for number in granted} <= rows["charges"] | rows["grants"]
             assert rows["charges"] | rows["grants"] == rows["placements"]
+            for number, step in steps:
+                if step == "registered":
+                    told = await index.user(user(number).proven)
+                    assert told.allowance.limit == 7
+            burned = await index.service._transact(lambda tables: tables.burned.where())
+            deleted = {chat(number) for number, step in steps if step == "deleted"}
+            assert deleted
+            assert deleted <= {row.accessor for row in burned}
 
 
 async def _rows(index) -> dict[str, set]:

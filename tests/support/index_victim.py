@@ -1,6 +1,7 @@
 """A process with an index, made to be killed: `python -m tests.support.index_victim DIR`.
 
-Prints one line per acknowledged step: the blob's number, then `granted` or `charged`.
+Prints one line per acknowledged step: the blob's number, then `granted`, `charged`, `registered` (a
+user of that number) or `deleted` (a chat of that number).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from pathlib import Path
 import trio
 
 from ostnode.env import ThreadWorker
+from ostnode.ids import Principal
 from ostnode.roles.index import Rules
+from ostnode.wire import messages as m
+from ostnode.wire.calls import Caller
 from tests.support.index_cluster import IndexCluster, blob
 
 LANES = 8
@@ -21,6 +25,16 @@ SIZE = 3
 def cluster(directory: Path) -> IndexCluster:
     """The same keys in every process."""
     return IndexCluster(Rules(user_grants_max=1 << 40), directory, 1)
+
+
+def user(number: int) -> Caller:
+    """A user whom nobody else registers."""
+    return Caller(Principal(number.to_bytes(32, "little")))
+
+
+def chat(number: int) -> Principal:
+    """A chat that is deleted once."""
+    return Principal(b"chat".ljust(24) + number.to_bytes(8, "little"))
 
 
 def _say(line: str) -> None:
@@ -37,6 +51,12 @@ async def _main(directory: Path) -> None:
             number += LANES
             allocation = await index.allocate(index.alice, blob(number), SIZE)
             _say(f"{number} granted")
+            if number % 5 == 0:
+                await index.change(("register", user(number), 7))
+                _say(f"{number} registered")
+            if number % 7 == 0:
+                await index.ask(index.app, m.DeleteAccessor(chat(number)))
+                _say(f"{number} deleted")
             if number % 3 == 0:
                 async with one_batch_at_a_time:
                     await index.bucket.sync(index.bucket.completed(allocation))
