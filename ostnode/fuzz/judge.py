@@ -63,6 +63,7 @@ class Judge:
     _told: str = ""
     _welcomed: bool = False
     _may_close: bool = False
+    _too_late: bool = False
     _violated_at: float = 0.0
     _stepped_at: float = 0.0
     _inside_since: float = -1.0
@@ -92,9 +93,10 @@ class Judge:
     def _advance(self, now: float) -> None:
         """Judge every frame that is whole; AUTH only once the node's HELLO is known."""
         while self.state not in {"over", "leaving"}:
-            greeting = self.state != "open"
+            # What is wrong as the link's time runs out may never be read.
+            self._too_late = self._excused(now)
             try:
-                frame = cut_frame(self._sent, greeting=greeting)
+                frame = cut_frame(self._sent, greeting=self.state != "open")
             except NotStrictError as error:
                 self._violate(str(error), now)
                 return
@@ -319,7 +321,7 @@ class Judge:
             return
         silent = channel.deaf_s > spec.STALL_S - spec.EXCUSE_MARGIN_S
         if self.violation:
-            if not self._told and not broken and not silent:
+            if not (self._told or broken or silent or self._too_late):
                 self.problems.append(f"the node closed without saying why: {self.violation}")
         elif not (self._told or silent or self._excused(now)):
             self.problems.append("the node closed the link though nothing was wrong")

@@ -167,6 +167,26 @@ def test_b47_what_a_node_does_wrong_is_told(does: Callable[[Judge], None], told:
 
 
 @pytest.mark.parametrize(
+    ("at", "problems"),
+    [(8, ["the node closed without saying why: the header is no strict CBOR map"]), (10, [])],
+)
+def test_a_handshake_may_end_before_its_last_bytes_are_read(at: float, problems: list[str]) -> None:
+    judge = a_judge()
+    judge.sent(frame(hello("alice")) + frame(b"\xff")[:-1], 0)
+    judge.sent(b"\xff", at)
+    judge.ended(at)
+    assert judge.problems == problems
+
+
+def test_a_link_may_stall_before_its_last_bytes_are_read() -> None:
+    judge = opened()
+    judge.sent(frame(b"\xff")[:-1], 0)
+    judge.sent(b"\xff", spec.STALL_S)
+    judge.ended(spec.STALL_S)
+    assert judge.problems == []
+
+
+@pytest.mark.parametrize(
     ("data", "violation"),
     [
         (b"\x00\x01\x00\x01" + bytes(4), "the frame is over its limits"),
