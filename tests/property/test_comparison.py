@@ -52,7 +52,7 @@ def test_everything_held_is_told_once_and_in_order_from_any_place(
     references: set, stored: dict, after: bytes
 ) -> None:
     rows = Rows()
-    for seq, ((uid, blob_id), chat) in enumerate(sorted(references), 1):
+    for seq, ((uid, blob_id), chat) in enumerate(sorted(references, reverse=True), 1):
         name = tables.ReferenceId(blob_id, Principal(bytes([chat]) * 32), uid, b"")
         referencerows.add(rows, seq, name, tables.ReferenceRow(0, 1, "", None))
         size = stored.get(blob_id)

@@ -46,11 +46,13 @@ async def test_b53_in_a_new_incarnation_no_grant_of_the_old_one_counts() -> None
     async with Kit().running() as kit:
         await kit.upload(ALICE, SMALL, GENERAL)
         begun, unused = kit.grant(ALICE, DATA), kit.grant(BOB, DATA)
+        kit.index.tell(e.UserChanged(uid_of(ALICE), ALICE.principal, 1, 5))
         await kit.push(ALICE, begun, 0, pieces(DATA)[0])
         await kit.talk()
         kept = kit.grant(ALICE, b"cancelled")
         await kit.push(ALICE, kept, 0, b"cancelled"[:9], accessors=(GENERAL.principal,))
         claims = kit.claims(BOB, b"late")
+        assert kit.bucket.desk.state.feed_cursor()[1] == 1
         before = kit.bucket.desk.state.number(t.INCARNATION)
         waiting = len(kit.bucket.desk.state.outbox(99))
         assert waiting

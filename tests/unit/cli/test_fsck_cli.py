@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import trio
+
 from ostnode.ids import BlobId, PrincipalKind
 from ostnode.wire import checking as ck
 from tests.support.cli import BLOB, BUCKET, UID, Cli
+from tests.support.index_cluster import an_index
+from tests.support.nodes import one_process
 
 BUCKET_NAME = BUCKET.principal.text(PrincipalKind.BUCKET)
 
@@ -90,3 +96,32 @@ def test_the_status_names_whom_a_restored_index_waits_for(cli: Cli) -> None:
     lines = cli.as_caller("cluster", "status").out
     assert "restored, waits for" in lines
     assert lines.rstrip().endswith(BUCKET_NAME)
+
+
+def test_an_index_is_told_that_it_was_restored(cli: Cli, tmp_path: Path) -> None:
+    made = one_process(tmp_path, index_peer="127.0.0.1:0")
+    assert made.config.index is not None
+    directory = made.config.index.data_dir
+    assert "holds no index database" in cli("index", "restored", "--config", made.file).err
+
+    async def run_once() -> tuple[int, list[str]]:
+        async with an_index(directory=directory, buckets=2) as index:
+            refused = await trio.to_thread.run_sync(
+                lambda: cli("index", "restored", "--config", made.file)
+            )
+            assert "in use" in refused.err
+            names = [end.key.principal.text(PrincipalKind.BUCKET) for end in index.buckets]
+            return (await index.status()).incarnation, names
+
+    before, names = trio.run(run_once)
+    told = cli("index", "restored", "--config", made.file, "--json").json
+    assert told["incarnation"] > before
+    assert sorted(told["waits_for"]) == sorted(names)
+    assert cli("index", "restored", "--config", made.file).code == 0
+
+
+def test_a_bucket_has_no_index_to_restore(cli: Cli, tmp_path: Path) -> None:
+    made = one_process(tmp_path, index_peer="127.0.0.1:0")
+    alone = tmp_path / "bucket.toml"
+    alone.write_text(made.cluster.top() + made.cluster.bucket_table(made.cluster.buckets[0]))
+    assert cli("index", "restored", "--config", alone).code == 2
