@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from ostnode.errors import (
+    BucketFullError,
     GrantClosedError,
     InternalError,
     InvalidArgumentError,
@@ -139,6 +140,26 @@ async def test_an_empty_batch_tells_of_the_space() -> None:
         assert (batch.first_seq, batch.http) == (1, HTTP)
         assert batch.incarnation == NOW * 1_000_000
         assert batch.space.free > 0
+
+
+async def test_b34_what_is_told_as_free_is_what_may_still_be_promised() -> None:
+    """Otherwise the index sends a blob back to the bucket that has just refused it."""
+    async with Kit().running() as kit:
+        size, chunk = 50 << 20, bytes(1 << 15)
+        big = {"size": size, "reserved": size, "chunk_bytes": len(chunk)}
+        await kit.push(ALICE, kit.grant(ALICE, b"big", **big), 0, chunk)
+        await kit.bucket.sync.send_batch(kit.index, HTTP)
+        told = kit.index.batches[-1].space.free
+        kept = kit.options.rules.free_bytes_min
+        free = kit.bucket.store.space().free
+        assert free - size - kept <= told <= free - size + 2 * len(chunk) - kept
+        small = {"chunk_bytes": len(chunk)}
+        over = {"size": told + 1, "reserved": told + 1}
+        with pytest.raises(BucketFullError):
+            await kit.push(ALICE, kit.grant(ALICE, b"over", **small, **over), 0, chunk)
+        await kit.push(
+            ALICE, kit.grant(ALICE, b"fits", **small, size=told, reserved=told), 0, chunk
+        )
 
 
 @pytest.mark.slow

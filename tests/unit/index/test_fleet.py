@@ -11,6 +11,7 @@ import trio.testing
 from ostnode.errors import BusyError, InvalidArgumentError, NoBucketError, NotFoundError
 from ostnode.ids import BlobId, Principal
 from ostnode.roles.index import Rules
+from ostnode.roles.index.core.buckets import heard_of, mark_lost
 from ostnode.roles.index.fleet import INTERVAL_S
 from ostnode.wire import fleet as f
 from ostnode.wire import membership as mb
@@ -215,16 +216,30 @@ async def test_zone_and_weight_are_what_the_bucket_told_last() -> None:
             assert allocation.bucket.principal == large.key.principal
 
 
-async def test_b35_a_standby_of_the_zone_with_the_fewest_is_activated(autojump_clock) -> None:
-    async with an_index(Rules(target_active=2), buckets=6) as index:
-        zones = ["a", "a", "a", "b", "b", "c"]
-        for bucket, zone in zip(index.buckets, zones, strict=True):
-            bucket.zone = zone
+@pytest.mark.parametrize("apart", range(4))
+async def test_b35_a_standby_of_the_zone_with_the_fewest_is_activated(
+    apart: int, autojump_clock
+) -> None:
+    async with an_index(Rules(target_active=2), buckets=4) as index:
+        for number, bucket in enumerate(index.buckets):
+            bucket.zone = "apart" if number == apart else "together"
             await bucket.sync()
         await tick(index, 5 * INTERVAL_S)
-        active = [zone for zone, state in zip(zones, await states(index), strict=True)
-                  if state == "active"]  # fmt: skip
-        assert len(active) == len(set(active)) == 2
+        assert (await states(index)).count("active") == 2
+        assert (await states(index))[apart] == "active"
+
+
+async def test_a_bucket_that_reports_while_it_is_judged_is_not_lost(autojump_clock) -> None:
+    async with an_index() as index:
+        assert index.service is not None
+        bucket = index.bucket.key.principal
+        heard = await index.service._transact(heard_of)
+        index.clock.time += 1000
+        await index.bucket.sync()
+        assert await index.service._transact(lambda tables: mark_lost(tables, heard)) == []
+        assert await states(index) == ["active"]
+        heard = await index.service._transact(heard_of)
+        assert await index.service._transact(lambda tables: mark_lost(tables, heard)) == [bucket]
 
 
 async def test_a_later_poll_of_a_bucket_takes_the_place_of_the_one_before(autojump_clock) -> None:
