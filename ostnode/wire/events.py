@@ -105,13 +105,13 @@ class GrantRevoked(Message):
 class GrantRecalled(Message):
     """Feed, on links with `ledger`: close this grant unless it is used, or its upload has begun.
 
-    A begun one has its room; `end` is the grant's latest end.
+    A begun one has its room, and its grant may still be renewed: the latest end is named when the
+    bucket says that it is closed.
     """
 
     grant_id: GrantId
     uid: Uid
     blob_id: BlobId
-    end: Amount
 
 
 @dataclass(frozen=True, slots=True)

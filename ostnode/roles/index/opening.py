@@ -14,6 +14,7 @@ from ostnode.errors import BusyError, InvalidArgumentError
 from ostnode.identity.keys import KeyPair
 from ostnode.ids import Principal
 from ostnode.roles.index.comparing import Comparing
+from ostnode.roles.index.core.chores import do_slice
 from ostnode.roles.index.core.indexkeys import take_up_keys
 from ostnode.roles.index.core.membership import take_up
 from ostnode.roles.index.core.roster import last_epoch
@@ -32,7 +33,7 @@ from ostnode.roles.index.leading import Leader
 from ostnode.roles.index.membership import Membership
 from ostnode.roles.index.options import IndexOptions
 from ostnode.roles.index.service import IndexService
-from ostnode.roles.index.upkeep import Upkeep
+from ostnode.roles.index.upkeep import Drain, Upkeep
 
 CLOSE_DEADLINE_S: Final = 5
 HOLDER_BYTES: Final = 8
@@ -114,7 +115,15 @@ def _insight(
         rng=rng,
     )
     return Insight(
-        figures, fleet, leader, Upkeep([figures, LostMarking(options.lost_after_s), top_up])
+        figures,
+        fleet,
+        leader,
+        Upkeep([
+            Drain("chores", options.push_interval_s, do_slice),
+            figures,
+            LostMarking(options.lost_after_s),
+            top_up,
+        ]),
     )
 
 

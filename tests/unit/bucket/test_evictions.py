@@ -127,7 +127,7 @@ async def test_a_recalled_grant_is_closed_unless_its_upload_has_begun() -> None:
         begun, idle = map(kit.sign, claims)
         await kit.push(ALICE, begun, 0, pieces(DATA)[0])
         for each in claims:
-            kit.index.tell(e.GrantRecalled(each.grant_id, each.uid, each.blob_id, each.expires_at))
+            kit.index.tell(e.GrantRecalled(each.grant_id, each.uid, each.blob_id))
         await kit.talk()
         assert [reason for _, reason in kit.index.closings()] == ["revoked"]
         for number, piece in enumerate(pieces(DATA)):

@@ -36,7 +36,7 @@ async def test_each_change_of_a_batch_has_its_own_result() -> None:
         changes = (
             m.UserChange("update", index.bob.proven, 5),
             m.UserChange("register", index.bob.proven, 7),
-            m.UserChange("register", index.alice.proven, 1, "evict_oldest"),
+            m.UserChange("register", index.alice.proven, 1, "evict_newest"),
             m.UserChange("adopt", index.alice.proven, 1),
             m.UserChange("delete", index.general.principal),
         )

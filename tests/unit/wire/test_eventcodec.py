@@ -31,7 +31,7 @@ BIG = (1 << 63) - 1
         (events.AccessorDeleted(ALICE), events.FeedEvent),
         (events.PrincipalBlocked(ALICE, blocked=True, version=2), events.FeedEvent),
         (events.GrantRevoked(GRANT, UID, BLOB, 9), events.FeedEvent),
-        (events.GrantRecalled(GRANT, UID, BLOB, 9), events.FeedEvent),
+        (events.GrantRecalled(GRANT, UID, BLOB), events.FeedEvent),
         (events.EvictBlob(UID, BLOB), events.FeedEvent),
         (events.BlobBlocked(BLOB, blocked=True, version=2), events.FeedEvent),
         (events.FloorRaised(17), events.FloorRaised),

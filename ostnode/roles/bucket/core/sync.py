@@ -99,7 +99,7 @@ def _change_user(draft: Draft, event: e.UserChanged) -> None:
     draft.add(User(event.uid, event.principal, version, event.bytes_left, deleted=event.deleted))
 
 
-def _revoke(draft: Draft, event: e.GrantRevoked | e.GrantRecalled) -> None:
+def _revoke(draft: Draft, event: e.GrantRevoked) -> None:
     """Close the grant unless it is used already; that one is as dead, and its end is now known."""
     if isinstance(draft.grant(event.grant_id), t.ClosedGrant):
         draft.add(GrantsEnded((m.ClosedEnd(event.grant_id, event.end),)))
@@ -109,9 +109,10 @@ def _revoke(draft: Draft, event: e.GrantRevoked | e.GrantRecalled) -> None:
 
 
 def _recall(draft: Draft, event: e.GrantRecalled) -> None:
-    """As a revocation, but an upload that has begun has its room, and may end."""
-    if not isinstance(draft.grant(event.grant_id), t.OpenGrant):
-        _revoke(draft, event)
+    """Close a grant that nobody has used: an upload that has begun has its room, and may end."""
+    if draft.grant(event.grant_id) is None:
+        closed = GrantClosed(event.grant_id, event.uid, Reason.REVOKED)
+        close_grant(draft, closed, event.blob_id)
 
 
 def acknowledge(draft: Draft, through: int, result: m.SyncResult) -> None:

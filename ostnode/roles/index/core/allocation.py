@@ -63,10 +63,10 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
     _check_size(ask.size, rules)
     refuse_blocked(tables, ask.blob_id)
     charge = _charge_of(tables, user, ask.blob_id, ask.size)
-    placement = tables.placements.get(ask.blob_id)
-    if placement is not None and placement.moving:
-        raise BusyError("the blob is being placed in another bucket")
     grant = _open_grant_of(tables, user, ask)
+    placement = tables.placements.get(ask.blob_id)
+    if grant is None and placement is not None and placement.moving:
+        raise BusyError("the blob is being placed in another bucket")
     if grant is None:
         reserved = 0 if charge else ask.size
         _check_grants(user, rules)

@@ -115,13 +115,27 @@ def read_feed(
     level = 1 if LEDGER in features else 0
     _note_level(tables, bucket, level)
     found = tables.feed_after(request.seq, bucket, BATCH_ITEMS_MAX)
-    rows = found if level else [row for row in found if row.entity[:1] not in _SINCE_LEDGER]
+    rows = found if level else [_before_ledger(tables, row) for row in found if _is_older(row)]
     events = fitting(row.event for row in rows)
     if len(events) < len(rows):
         next_seq = rows[len(events) - 1].seq
     else:
         next_seq = found[-1].seq if len(found) == BATCH_ITEMS_MAX else meta.feed_seq
     return m.FeedBatch(meta.incarnation, next_seq, now, events)
+
+
+def _is_older(row: FeedRow) -> bool:
+    return row.entity[:1] not in _SINCE_LEDGER
+
+
+def _before_ledger(tables: Tables, row: FeedRow) -> FeedRow:
+    """The row for a bucket that knows no recall: there the grant is revoked."""
+    grant = tables.grants.get(row.entity[1:]) if row.entity[:1] == _GRANT else None
+    if grant is None or grant.revoking:
+        return row
+    revoked = e.GrantRevoked(grant.grant_id, grant.uid, grant.blob_id, grant.latest_end)
+    tables.grants.put(replace(grant, revoking=True))
+    return replace(row, event=encode_event(revoked))
 
 
 def _note_level(tables: Tables, bucket: Principal, level: int) -> None:
@@ -152,6 +166,8 @@ def _event_of(tables: Tables, entity: bytes) -> tuple[e.FeedEvent, bytes]:
     if tag == _BLOCKED and (block := tables.blocked.get(key)):
         return e.PrincipalBlocked(block.principal, block.blocked, block.version), b""
     if tag == _GRANT and (grant := tables.grants.get(key)):
+        if not grant.revoking:
+            return e.GrantRecalled(grant.grant_id, grant.uid, grant.blob_id), grant.bucket
         revoked = e.GrantRevoked(grant.grant_id, grant.uid, grant.blob_id, grant.latest_end)
         return revoked, grant.bucket
     if tag == _EVICTION and (charge := tables.charges.get(key[: Uid.length], key[Uid.length :])):

@@ -29,10 +29,17 @@ def revoke_grant(tables: Tables, grant: OpenGrant) -> None:
         feed.announce_revocation(tables, grant.grant_id)
 
 
+def recall_grant(tables: Tables, grant: OpenGrant) -> None:
+    """Ask the bucket to close the grant, unless its upload has begun there and has its room."""
+    if not grant.revoking and not grant.recalled:
+        tables.grants.put(replace(grant, recalled=True))
+        feed.announce_revocation(tables, grant.grant_id)
+
+
 def end_grant(tables: Tables, grant: OpenGrant) -> None:
     """The grant can never complete again: free what it reserved."""
     tables.grants.drop(grant.grant_id)
-    if grant.revoking:
+    if grant.revoking or grant.recalled:
         feed.withdraw_revocation(tables, grant.grant_id)
     _change_account(tables, grant.uid, reserved=-grant.reserved, grants=-1)
     _change_placement(tables, grant.blob_id, grant.bucket, grants=-1)

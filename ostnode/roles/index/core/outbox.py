@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from ostnode.errors import InvalidArgumentError, OstError
 from ostnode.ids import BlobId, GrantId, Principal
-from ostnode.roles.index.core import ledger, resync
+from ostnode.roles.index.core import chores, ledger, resync
 from ostnode.roles.index.core.buckets import reported
 from ostnode.roles.index.core.membership import raise_epoch, require_approved
 from ostnode.roles.index.core.rows import Bucket, Charge, OutboxAnswer, Rejected
@@ -44,7 +44,7 @@ def sync_bucket(
     known = bucket.acked_seq - request.first_seq + 1
     _check_repeated(tables, bucket, request, known, now)
     tables.drop_answers_before(principal, request.first_seq)
-    before, applied = bucket.http, bucket
+    before, floor, applied = bucket.http, bucket.floor, bucket
     for seq, data in enumerate(request.events, request.first_seq):
         if seq > bucket.acked_seq:
             applied = _take(tables, applied, seq, data, now)
@@ -57,6 +57,9 @@ def sync_bucket(
     if before != bucket.http:
         raise_epoch(tables, now)
     tables.buckets.put(bucket)
+    if bucket.floor > floor:
+        chores.free_ended(tables, principal)
+    chores.do_slice(tables)
     return _result(tables, bucket, request.first_seq, last)
 
 
@@ -86,7 +89,8 @@ def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> Bu
         with tables.alone():
             event = decode_event(data, e.OutboxEvent)
             if isinstance(event, e.FloorRaised):
-                after = _raise_floor(tables, bucket, event.floor)
+                # Every grant that ends by then can never complete any more.
+                after = replace(bucket, floor=max(bucket.floor, event.floor))
             else:
                 closed = _apply(tables, bucket, event, now)
     except OstError as error:
@@ -125,11 +129,12 @@ def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> m.Closed
             ledger.add_charge(tables, charge)
             return closed
         case e.GrantClosed():
+            grant = tables.grants.get(event.grant_id)
             closed = _end_grant(tables, bucket, event)
             if event.reason == "not_held":
                 ledger.release_charge(tables, event.uid, event.blob_id, bucket.principal)
-            elif event.reason == "bucket_full":
-                _move_elsewhere(tables, bucket, event.blob_id)
+            elif event.reason == "bucket_full" and grant is not None:
+                _move_elsewhere(tables, bucket, event.blob_id, grant.size)
             return closed
         case e.Evicted():
             ledger.drop_charge(tables, event.uid, event.blob_id, bucket.principal)
@@ -152,21 +157,18 @@ def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClose
     return m.ClosedEnd(grant.grant_id, grant.latest_end)
 
 
-def _raise_floor(tables: Tables, bucket: Bucket, floor: int) -> Bucket:
-    """Free every grant that can never complete any more."""
-    for grant in tables.grants_ended(bucket.principal, floor):
-        ledger.end_grant(tables, grant)
-    return replace(bucket, floor=max(bucket.floor, floor))
+def _move_elsewhere(tables: Tables, bucket: Bucket, blob_id: BlobId, size: int) -> None:
+    """The bucket has no room for a blob it has no copy of: have its other grants there closed.
 
-
-def _move_elsewhere(tables: Tables, bucket: Bucket, blob_id: BlobId) -> None:
-    """The bucket has no room for a blob it has no copy of: have its other grants there closed."""
+    Where grants state different sizes, all but one are wrong: a huge one must not interrupt those
+    for which there is room.
+    """
     placement = tables.placements.get(blob_id)
     if placement is None or placement.charges or placement.bucket != bucket.principal:
         return
-    tables.placements.put(replace(placement, moving=True))
-    for grant in tables.grants.where(blob_id=blob_id):
-        ledger.revoke_grant(tables, grant)
+    if not tables.smaller_grant(blob_id, size):
+        tables.placements.put(replace(placement, moving=True))
+        chores.recall_blob(tables, blob_id)
 
 
 def _result(tables: Tables, bucket: Bucket, first: int, last: int) -> m.SyncResult:

@@ -52,7 +52,8 @@ class OpenGrant:
     """A grant the bucket has not closed, at most one per (uid, blob).
 
     `reserved` is `size`, or 0 when the uid was charged for the blob already. `latest_end` is the
-    latest end ever signed for this id. A `revoking` one is never renewed.
+    latest end ever signed for this id. A `revoking` one is never renewed. A `recalled` one is to be
+    closed unless its upload has begun.
     """
 
     grant_id: GrantId
@@ -64,6 +65,7 @@ class OpenGrant:
     reserved: int
     latest_end: int
     revoking: bool = False
+    recalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from ostnode.ids import Principal, Uid
+from ostnode.ids import BlobId, Principal, Uid
 from ostnode.roles.index.core.memberrows import IndexKey, Invite, Member, PastKey, RosterEpoch
 from ostnode.roles.index.core.rows import (
     Account,
@@ -115,8 +115,20 @@ class Tables(Protocol):
         """Feed rows behind `seq` that the bucket reads, in order."""
         ...
 
-    def grants_ended(self, bucket: Principal, floor: int) -> Sequence[OpenGrant]:
-        """The bucket's grants whose latest end is at or before `floor`."""
+    def grants_ended(self, bucket: Principal, floor: int, limit: int) -> Sequence[OpenGrant]:
+        """The first of the bucket's grants whose latest end is at or before `floor`."""
+        ...
+
+    def unrevoked_grants(self, limit: int, **equal: Column) -> Sequence[OpenGrant]:
+        """Some grants whose named columns have these values, of those that are not revoked."""
+        ...
+
+    def smaller_grant(self, blob_id: BlobId, size: int) -> bool:
+        """Whether a grant for the blob states fewer bytes."""
+        ...
+
+    def first_chore(self) -> Chore | None:
+        """The first chore that is left."""
         ...
 
     def blocked_blobs_after(self, blob_id: bytes, limit: int) -> Sequence[BlockedBlob]:

@@ -13,7 +13,7 @@ from ostnode.errors import (
     UserUnknownError,
 )
 from ostnode.ids import Principal, Uid
-from ostnode.roles.index.core import feed, ledger
+from ostnode.roles.index.core import chores, feed
 from ostnode.roles.index.core.rows import Blocked, User
 from ostnode.roles.index.core.rules import ON_FULL
 from ostnode.roles.index.core.tables import Tables
@@ -43,7 +43,9 @@ def change_users(
     tables: Tables, changes: tuple[m.UserChange, ...], new_uid: Callable[[], Uid]
 ) -> m.BatchResult:
     """Apply the changes in the order given; one that is refused leaves the others alone."""
-    return m.BatchResult(tuple(_try_change(tables, change, new_uid) for change in changes))
+    results = tuple(_try_change(tables, change, new_uid) for change in changes)
+    chores.do_slice(tables)
+    return m.BatchResult(results)
 
 
 def change_principal(tables: Tables, old: Principal, new: Principal) -> None:
@@ -120,8 +122,8 @@ def delete_uid(tables: Tables, user: User) -> None:
     """Free the principal at once; the uid's rows stay, uncounted, until its buckets end them."""
     tables.users.put(replace(user, deleted=True, version=user.version + 1))
     feed.announce_user(tables, user.uid, urgent=True)
-    for grant in tables.grants.where(uid=user.uid):
-        ledger.revoke_grant(tables, grant)
+    if user.grants:
+        chores.revoke_user(tables, user.uid)
 
 
 def _unused(tables: Tables, new_uid: Callable[[], Uid]) -> Uid:

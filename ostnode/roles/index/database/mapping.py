@@ -52,7 +52,7 @@ class SqlRows(Rows[R], Generic[R]):
         self._drop = f"{self._delete} WHERE {by_key}"
         self._put = (
             f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608
-            f"ON CONFLICT ({self._order}) DO UPDATE SET {updates}"
+            f"ON CONFLICT ({self._order}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
         )
 
     @override

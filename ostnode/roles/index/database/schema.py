@@ -29,6 +29,8 @@ _MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     1: (),
     2: (
         "ALTER TABLE charges ADD COLUMN evicting BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE grants ADD COLUMN recalled BIGINT NOT NULL DEFAULT 0",
+        "DROP INDEX grants_by_blob",
         "ALTER TABLE buckets ADD COLUMN feed_level BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE buckets ADD COLUMN intent TEXT NOT NULL DEFAULT 'active'",
         "ALTER TABLE buckets ADD COLUMN zone TEXT NOT NULL DEFAULT ''",
@@ -61,10 +63,11 @@ _STATEMENTS: Final = (
         reserved BIGINT NOT NULL,
         latest_end BIGINT NOT NULL,
         revoking BIGINT NOT NULL,
+        recalled BIGINT NOT NULL,
         UNIQUE (uid, blob_id)
     )""",
     """CREATE INDEX IF NOT EXISTS grants_by_end ON grants (bucket, latest_end)""",
-    """CREATE INDEX IF NOT EXISTS grants_by_blob ON grants (blob_id)""",
+    """CREATE INDEX IF NOT EXISTS grants_by_size ON grants (blob_id, size)""",
     """CREATE TABLE IF NOT EXISTS charges (
         uid BYTEA NOT NULL,
         blob_id BYTEA NOT NULL,

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
-from ostnode.ids import Principal, Uid
+from ostnode.ids import BlobId, Principal, Uid
 from ostnode.roles.index.core import memberrows, rows
 from ostnode.roles.index.core.tables import Column, Rows, Tables
 from ostnode.roles.index.database.mapping import Connection, SqlRows
@@ -84,7 +84,8 @@ class SqlTables(Tables):
         )
         self._blocked_blobs = self._rows(rows.BlockedBlob, "blocked_blobs", "blob_id")
         self.blocked_blobs: Rows[rows.BlockedBlob] = self._blocked_blobs
-        self.chores: Rows[rows.Chore] = self._rows(rows.Chore, "chores", "kind", "target")
+        self._chores = self._rows(rows.Chore, "chores", "kind", "target")
+        self.chores: Rows[rows.Chore] = self._chores
         self.burned: Rows[rows.Burned] = self._rows(rows.Burned, "burned_accessors", "accessor")
         self.deletions: Rows[rows.DeletionCount] = self._rows(
             rows.DeletionCount, "accessor_deletions", "uid"
@@ -140,10 +141,29 @@ class SqlTables(Tables):
         )
 
     @override
-    def grants_ended(self, bucket: Principal, floor: int) -> Sequence[rows.OpenGrant]:
+    def grants_ended(self, bucket: Principal, floor: int, limit: int) -> Sequence[rows.OpenGrant]:
         return self._grants.select(
-            "bucket = ? AND latest_end <= ? ORDER BY latest_end, grant_id", bucket, floor
+            "bucket = ? AND latest_end <= ? ORDER BY latest_end, grant_id LIMIT ?",
+            bucket,
+            floor,
+            limit,
         )
+
+    @override
+    def unrevoked_grants(self, limit: int, **equal: Column) -> Sequence[rows.OpenGrant]:
+        named = " AND ".join(f"{name} = ?" for name in equal)
+        return self._grants.select(
+            f"{named} AND revoking = 0 ORDER BY grant_id LIMIT ?", *equal.values(), limit
+        )
+
+    @override
+    def smaller_grant(self, blob_id: BlobId, size: int) -> bool:
+        return bool(self._grants.select("blob_id = ? AND size < ? LIMIT 1", blob_id, size))
+
+    @override
+    def first_chore(self) -> rows.Chore | None:
+        found = self._chores.select("1 = 1 ORDER BY kind, target LIMIT 1")
+        return found[0] if found else None
 
     @override
     def blocked_blobs_after(self, blob_id: bytes, limit: int) -> Sequence[rows.BlockedBlob]:
