@@ -67,9 +67,10 @@ def test_everything_held_is_told_once_and_in_order_from_any_place(
     st.dictionaries(keys, st.tuples(st.sampled_from([HERE, ELSEWHERE]), sizes), max_size=12),
     st.integers(1, 4),
     st.integers(1, 5),
+    st.integers(1, 5),
 )
 def test_pages_and_cuts_of_any_size_find_the_same(
-    held: dict, charged: dict, page_rows: int, slice_rows: int
+    held: dict, charged: dict, page_rows: int, slice_rows: int, findings_max: int
 ) -> None:
     database = SqliteDatabase(None)
     bucket = Bucket(HERE, incarnation=1)
@@ -97,11 +98,12 @@ def test_pages_and_cuts_of_any_size_find_the_same(
             if row.kind != Kind.UNKNOWN_USER
         }
 
-    before, checking.CHARGES_MAX = checking.CHARGES_MAX, slice_rows
+    before = checking.CHARGES_MAX, checking.FINDINGS_MAX
+    checking.CHARGES_MAX, checking.FINDINGS_MAX = slice_rows, findings_max
     try:
         found = run_alone(database, compare)
     finally:
-        checking.CHARGES_MAX = before
+        checking.CHARGES_MAX, checking.FINDINGS_MAX = before
         database.close()
     expected = {}
     for uid, blob_id in held.keys() | charged.keys():

@@ -18,8 +18,10 @@ from ostnode.roles.index.core.rows import Bucket, Charge, Finding
 from ostnode.roles.index.core.tables import Tables
 from ostnode.wire.checking import Compare, Compared
 
-CHARGES_MAX: Final = 2000
+CHARGES_MAX: Final = 1000
 """Rows of charges looked at in one transaction, of whatever bucket: some 10 ms."""
+FINDINGS_MAX: Final = 200
+"""Kept, and mended, in one transaction: some 20 ms."""
 GRANTS_MAX: Final = 256
 CLEARED_MAX: Final = 500
 _UID_BYTES: Final = 8
@@ -124,6 +126,7 @@ def compare_holdings(tables: Tables, bucket: Bucket, page: Compare, run: Run) ->
         held = {key: size for key, size in held.items() if key <= end}
     charged = {key_of(row.uid, row.blob_id): row for row in rows}
     here = {key: row.size for key, row in charged.items() if row.bucket == bucket.principal}
+    compared = held.keys() | here.keys()
     count = 0
     for found in differences(held, here):
         charge = charged.get(found.key)
@@ -131,9 +134,14 @@ def compare_holdings(tables: Tables, bucket: Bucket, page: Compare, run: Run) ->
             continue  # its end is under way
         count += 1
         _mend(tables, bucket.principal, found, charge, run)
+        if count == FINDINGS_MAX:
+            end, cut = found.key, True
+            held = {key: size for key, size in held.items() if key <= end}
+            compared = {key for key in compared if key <= end}
+            break
     count += _name_unknown(tables, bucket.principal, held, run)
     done = not cut and not page.through
-    return Step(Compared(run.number, end, done=done), len(held.keys() | here.keys()), count)
+    return Step(Compared(run.number, end, done=done), len(compared), count)
 
 
 def _held(page: Compare) -> dict[bytes, int | None]:
