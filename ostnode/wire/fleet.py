@@ -18,7 +18,7 @@ from ostnode.wire.fields import (
 )
 from ostnode.wire.messages import Space
 
-BUCKETS_TOLD_MAX: Final = 64
+BUCKETS_TOLD_MAX: Final = 32
 """Of one page, which fits the 64 KiB of a header with the longest addresses and zones."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ostnode.errors import BusyError
+from ostnode.ids import SIZE_MAX
 from ostnode.roles.index.core import membership
 from ostnode.roles.index.core.buckets import intended
 from ostnode.roles.index.core.memberrows import Invite, Member, MemberState
@@ -76,7 +77,7 @@ def supply(tables: Tables, promised: int) -> Supply:
     """As of the buckets' last reports. What is promised may be stored already: it errs below."""
     active = tables.buckets.where(state=BucketState.ACTIVE)
     free = sum(bucket.free for bucket in active)
-    return Supply(len(active), max(0, free - promised))
+    return Supply(len(active), min(SIZE_MAX, max(0, free - promised)))
 
 
 def top_up(tables: Tables, rules: Rules, beat: Beat) -> Outcome:
