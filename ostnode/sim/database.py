@@ -60,7 +60,13 @@ class SimDatabase:
 
     def backup(self) -> bytes:
         """Everything that is committed."""
-        return self._connection.serialize()
+        copy = _connect()
+        try:
+            # Of a database that was put back itself, serialize() alone leaves out what came since.
+            self._connection.backup(copy)
+            return copy.serialize()
+        finally:
+            copy.close()
 
     def restore(self, backup: bytes, now_us: int | None = None) -> None:
         """Set it back, while no process has it open.
@@ -68,6 +74,7 @@ class SimDatabase:
         With `now_us` the operator says so, as `ostnode index restored` does.
         """
         self.shut_out()
+        self.crash_at = None
         self._connection = _connect()
         self._connection.deserialize(backup)
         if now_us is not None:

@@ -113,8 +113,9 @@ async def _in_write(_world: Broken, node: SimNode, fault: Fault) -> None:
 async def _sync_error(_world: Broken, node: SimNode, fault: Fault) -> None:
     if isinstance(node, BucketNode):
         node.fail_sync()
-    await trio.sleep(fault.for_s)
-    await up_again(node)
+        await trio.sleep(fault.for_s)
+        node.fail_sync(failing=False)
+        await up_again(node)
 
 
 async def _full(_world: Broken, node: SimNode, fault: Fault) -> None:

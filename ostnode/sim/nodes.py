@@ -37,6 +37,8 @@ from ostnode.virtual import SeededRng
 
 STOP_S: Final = 10.0
 """What a stopping node gets for what is in flight; then it is cut."""
+_START_ANEW_S: Final = 5.0
+"""A process that has ended by itself is started again after this."""
 _DELAYED_SHARE: Final = 0.2
 _DELAY_S: Final = 0.004
 
@@ -206,8 +208,14 @@ class SimNode:
                 self._world.network.end(self._port, silent=False)
                 if life.failure:
                     self._world.crashed(self.name)
+                    self._world.nursery.start_soon(self._start_anew)
             self._life = None
             life.ended.set()
+
+    async def _start_anew(self) -> None:
+        """As whatever keeps services running does."""
+        await trio.sleep(_START_ANEW_S)
+        await self.start()
 
     async def _serve(self, life: Life) -> None:
         seams = self.seams(life)
@@ -288,9 +296,9 @@ class BucketNode(SimNode):
         """Set the disk back, while no process runs."""
         self.disk = backup.killed(self._rng.getrandbits(32))
 
-    def fail_sync(self) -> None:
-        """Have the next sync of a file fail."""
-        self.disk.faults.errors["sync"] = errno.EIO
+    def fail_sync(self, *, failing: bool = True) -> None:
+        """Have the next syncs of files fail, or succeed again."""
+        self.disk.faults.errors = {"sync": errno.EIO} if failing else {}
 
     def fill(self, left: int | None) -> None:
         """Leave so many bytes free on the disk; None for as many as there were."""
