@@ -231,7 +231,7 @@ def _applied(row: FeedRow, bucket: BucketPicture) -> bool:
             return event.grant_id in bucket.closed or event.end <= bucket.floor
         case e.GrantRecalled():
             known = event.grant_id in bucket.closed or event.grant_id in bucket.uploads
-            return known or event.end <= bucket.floor or not bucket.feed_level
+            return known or not bucket.feed_level
         case e.BlobBlocked():
             version = bucket.blocked.get(event.blob_id, (0, False))[0]
             return version >= event.version or not bucket.feed_level
