@@ -16,15 +16,20 @@ from ostnode.wire import events as e
 from ostnode.wire.eventcodec import decode_event
 
 
-def problems_of(index: IndexPicture, buckets: Sequence[BucketPicture]) -> Iterator[str]:
-    """Everything that is wrong at this moment, in words."""
+def problems_of(
+    index: IndexPicture, buckets: Sequence[BucketPicture], *, agreeing: bool = True
+) -> Iterator[str]:
+    """Everything that is wrong at this moment, in words.
+
+    `agreeing` is False of an index that was put back from a backup and not repaired since.
+    """
     yield from _accounts(index)
     yield from _placements(index)
     yield from _copies(buckets)
     for bucket in buckets:
         yield from _storage(bucket)
         row = index.buckets.get(bucket.principal)
-        if row is not None and row.incarnation == bucket.incarnation:
+        if agreeing and row is not None and row.incarnation == bucket.incarnation:
             yield from _cursors(index, row, bucket)
             yield from _charges(index, row, bucket)
             yield from _reservations(index, row, bucket)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -13,6 +13,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.ids import Uid
 from ostnode.sim.calling import Heard, Lane, NoAnswerError
 from ostnode.sim.model import Account
+from ostnode.sim.setbacks import restore_index
 from ostnode.sim.stage import Stage
 from ostnode.sim.workload import Act, Step, first_limit
 from ostnode.wire import accounts as ac
@@ -41,6 +42,7 @@ class App:
             Act.BLOCK: self._block,
             Act.BLOCK_BLOB: self._block_blob,
             Act.CHECK: self._check,
+            Act.RESTORE: self._restore,
             Act.DELETE_CHAT: self._delete_chat,
             Act.UPKEEP: self._upkeep,
         }
@@ -202,9 +204,26 @@ class App:
         """As an operator: compare index and buckets while everybody is at work."""
         await self.expect(ck.StartCheck(), ck.CheckProgress, self.operator)
 
+    async def _restore(self, rng: random.Random, _account: Account) -> None:
+        await restore_index(self.stage, rng)
+
+    async def repair_everything(self) -> None:
+        """Have a restored index repaired: one repair may uncover the next."""
+        for _ in range(_REPAIRS_MAX):
+            if not await self._find(repair=True):
+                self.stage.restored = False
+                return
+        raise self.stage.violated("an index that was restored cannot be repaired")
+
     async def check_everything(self) -> None:
-        """Compare index and buckets, and wait for it: nothing may be found."""
-        progress = await self.expect(ck.StartCheck(), ck.CheckProgress, self.operator)
+        """Compare index and buckets: nothing may be found."""
+        findings = await self._find(repair=False)
+        if findings:
+            raise self.stage.violated(f"a check finds {findings[0]}")
+
+    async def _find(self, *, repair: bool) -> Sequence[ck.CheckFinding]:
+        """What a whole check finds."""
+        progress = await self.expect(ck.StartCheck(repair=repair), ck.CheckProgress, self.operator)
         for _ in range(PERSISTENCE_MAX):
             if progress.done:
                 break
@@ -212,9 +231,7 @@ class App:
             progress = await self.expect(ck.GetCheck(progress.run), ck.CheckProgress, self.operator)
         else:
             raise self.stage.violated("a check of index and buckets does not end")
-        page = await self.expect(ck.ListFindings(), ck.FindingPage, self.operator)
-        if page.findings:
-            raise self.stage.violated(f"a check finds {page.findings[0]}")
+        return (await self.expect(ck.ListFindings(), ck.FindingPage, self.operator)).findings
 
     async def _delete_chat(self, rng: random.Random, _account: Account) -> None:
         chat: KeyPair = rng.choice(self.stage.live)
@@ -229,6 +246,7 @@ class App:
         await self.stage.lines.ask(self.operator, node, request)
 
 
+_REPAIRS_MAX: Final = 5
 _TOGETHER: Final = 0.5
 _ON_FULL: Final = ("refuse", "refuse", "evict_oldest")
 _PLENTY: Final = 1 << 30

@@ -162,6 +162,9 @@ async def _rest(stage: Stage, watch: Watch) -> None:
     Then once more, when everything that can be compacted is, and every process is another.
     """
     await _converge(stage, watch)
+    if stage.restored:
+        await App(stage).repair_everything()
+        await _converge(stage, watch)
     _reckon(stage, watch)
     await _use_again(stage)
     await _start_anew(stage, watch)  # which seals what was written to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,6 +75,9 @@ class Stage:
     """Blobs that operators have blocked; False once they are on the way out of it."""
     counts: dict[str, int] = field(default_factory=dict)
     faults_over: bool = False
+    restored: bool = False
+    """The index was put back: until it is repaired it may charge what has gone meanwhile."""
+    on_set_back: list[Callable[[], None]] = field(default_factory=list)
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -184,6 +188,12 @@ class Stage:
         if rows is None or account.uid is None or account.moving:
             return False
         return View(rows).owns(account.principal, account.uid)
+
+    def set_back(self) -> None:
+        """The index is about to know less than it has said."""
+        self.restored = True
+        for told in self.on_set_back:
+            told()
 
     def note_evictions(self, uid: Uid, blobs: set[BlobId]) -> None:
         """What is being evicted now: whatever the uid has of it, nobody knows any more."""

@@ -16,6 +16,8 @@ from ostnode.sim.pictures import BucketPicture, IndexPicture, picture_bucket, pi
 from ostnode.sim.stage import Stage
 
 COMMITS_BETWEEN_LOOKS: Final = 25
+_EXPECTED: Final = "the index was set back, and begins anew"
+"""What buckets log as an error when somebody has put the index back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Watch:
         self.news = trio.Event()
         self.looks = 0
         self._commits = 0
+        self._was_set_back = False
         self._up: list[bool] = []
         self._growing = Growing()
         self._accounts: dict[Uid, _Account] = {}
@@ -52,13 +55,20 @@ class Watch:
         """Look from now on."""
         self.world.index.database.on_commit = self._committed
         self.world.on_crash.append(self._crashed)
+        self.stage.on_set_back.append(self._set_back)
+
+    def _set_back(self) -> None:
+        self._was_set_back = True
+        self._growing = Growing()
+        self._accounts.clear()
 
     def _crashed(self, _name: str) -> None:
         self.look()
 
     def _committed(self) -> None:
         self._commits += 1
-        self._tell(self._misled(self.world.index_tables()))
+        if not self.stage.restored:
+            self._tell(self._misled(self.world.index_tables()))
         up = [node.running for node in self.world.buckets]
         if self._commits % COMMITS_BETWEEN_LOOKS == 0 or up != self._up:
             self.look()
@@ -68,16 +78,18 @@ class Watch:
         """Check everything that must hold at every moment."""
         self.looks += 1
         index, buckets = self.pictures()
-        self._tell(problems_of(index, buckets))
+        # What a restored index charges is compared again once it is repaired.
+        self._tell(problems_of(index, buckets, agreeing=not self.stage.restored))
         self._tell(iter(self._growing.look(index, buckets)))
         self._tell(self._unkept(index, buckets))
         for bucket in buckets:
             node = self.world.name_of(bucket.principal)
             self.stage.burned_at[node] = bucket.burned
         self._note_unblocked(index, buckets)
-        if self.world.errors:
-            lines = self.world.errors[0].strip().splitlines()
-            self._tell(iter([f"a node logged: {lines[0]} … {lines[-1]}"]))
+        for error in self.world.errors:
+            if not (self._was_set_back and error.startswith(_EXPECTED)):
+                lines = error.strip().splitlines()
+                self._tell(iter([f"a node logged: {lines[0]} … {lines[-1]}"]))
         return index, buckets
 
     def pictures(self) -> tuple[IndexPicture, list[BucketPicture]]:
@@ -112,9 +124,10 @@ class Watch:
             now = _Account(user.version, total, user.byte_limit, charged, granted)
             self._accounts[user.uid] = now
             may_be = limits.get(user.uid, set()) | {user.byte_limit, before.limit, before.total}
-            if total > max(may_be):
+            known = before.version or not self._was_set_back
+            if known and total > max(may_be):
                 yield f"account {short(user.uid)} has {total} of {user.byte_limit} bytes"
-            for blob_id in charged - before.charged - before.granted:
+            for blob_id in charged - before.charged - before.granted if before.version else ():
                 yield f"{short(user.uid)} is charged for blob {short(blob_id)} without a grant"
 
     def _unkept(self, index: IndexPicture, buckets: list[BucketPicture]) -> Iterator[str]:

@@ -46,6 +46,7 @@ class Act(StrEnum):
     BLOCK = "block"
     BLOCK_BLOB = "block_blob"
     CHECK = "check"
+    RESTORE = "restore"
     UPKEEP = "upkeep"
 
 
@@ -69,6 +70,7 @@ APP_ACTS: Final[Mapping[Act, float]] = {
     Act.BLOCK: 2,
     Act.BLOCK_BLOB: 2,
     Act.CHECK: 2,
+    Act.RESTORE: 0.7,
     Act.DELETE_CHAT: 5,
     Act.UPKEEP: 5,
 }
