@@ -6,13 +6,15 @@ wire or HTTP is raised at the client as the same type the server raised.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from typing_extensions import override
 
 DetailValue = int | str | bool
 RETRY_AFTER_S = 1
 """What a retryable refusal suggests in Retry-After when the raiser knows nothing better."""
+
+E = TypeVar("E", bound=BaseException)
 
 _BY_CODE: dict[str, type[OstError]] = {}
 
@@ -185,4 +187,12 @@ def first_failure(error: BaseException) -> BaseException:
     """The first exception in a group: every nursery on the way up wraps it once more."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def bare(error: E) -> E:
+    """The error alone, to be kept and told: the frames it came through, and the errors it came
+    from, would keep alive whatever they had in hand, such as the body of what is refused.
+    """
+    error.__cause__ = error.__context__ = error.__traceback__ = None
     return error

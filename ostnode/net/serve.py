@@ -16,6 +16,7 @@ from ostnode.errors import (
     OstError,
     ShuttingDownError,
     UnknownCallError,
+    bare,
     first_failure,
 )
 from ostnode.ids import Principal
@@ -133,12 +134,14 @@ async def _proven(session: Session) -> Principal | None:
             return None
         await session.say(connection.send_proof())
     except RemoteProtocolError as error:
-        log.info("handshake refused", code=error.refusal.code, reason=error.refusal.message)
-        with contextlib.suppress(LinkClosedError):
-            await session.say(connection.send_goaway(error.refusal))
-            await session.linger()
-        return None
-    return event.peer
+        refusal = error.refusal
+    else:
+        return event.peer
+    log.info("handshake refused", code=refusal.code, reason=refusal.message)
+    with contextlib.suppress(LinkClosedError):
+        await session.say(connection.send_goaway(refusal))
+        await session.linger()
+    return None
 
 
 class _Server:
@@ -239,7 +242,7 @@ class _Server:
             await trio.lowlevel.checkpoint_if_cancelled()  # it may be over before it begins
             return await self._handle(event)
         except OstError as error:
-            return error
+            return bare(error)  # it may wait to be sent, and holds no room for a body meanwhile
         except Exception:
             log.exception("call failed", call=event.spec.name)
             return InternalError()

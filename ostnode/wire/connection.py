@@ -19,6 +19,7 @@ from ostnode.errors import (
     InvalidArgumentError,
     OstError,
     UnknownCallError,
+    bare,
 )
 from ostnode.wire import incoming as i
 from ostnode.wire import session as s
@@ -182,7 +183,7 @@ class Connection:
             spec = self._agreed(call_by_number(head.call))
             request = _request(spec, fields, body)
         except OstError as error:
-            return i.RequestMalformed(head.id, error)
+            return i.RequestMalformed(head.id, bare(error))
         return i.RequestReceived(head.id, spec, request, body, head.ms)
 
     def _received_reply(self, header: dict[str, Value], body: Buffer) -> i.Event:

@@ -10,7 +10,7 @@ import struct
 from typing import Final, NamedTuple
 
 from ostnode.codec import CBOR_BYTES_MAX
-from ostnode.errors import FrameTooLargeError, OstError
+from ostnode.errors import FrameTooLargeError, OstError, bare
 from ostnode.wire.buffers import BodyBuffers, Buffer
 from ostnode.wire.fields import READ_BYTES_MAX
 
@@ -35,7 +35,7 @@ class RemoteProtocolError(Exception):
 
     def __init__(self, refusal: OstError) -> None:
         super().__init__(refusal.message)
-        self.refusal = refusal
+        self.refusal = bare(refusal)
 
 
 class Frame(NamedTuple):

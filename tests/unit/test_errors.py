@@ -10,6 +10,7 @@ from ostnode.errors import (
     NotFoundError,
     OstError,
     all_errors,
+    bare,
     error_class,
 )
 
@@ -84,3 +85,11 @@ def test_a_code_cannot_be_defined_twice() -> None:
             pass
 
     assert error_class("not_found") is NotFoundError
+
+
+def test_a_bare_error_keeps_nothing_alive():
+    with pytest.raises(NotFoundError) as raised:
+        raise NotFoundError("no such blob") from KeyError("cause")
+    kept = bare(raised.value)
+    assert (kept.code, kept.message) == ("not_found", "no such blob")
+    assert kept.__traceback__ is kept.__cause__ is kept.__context__ is None
