@@ -12,7 +12,13 @@ import trio
 from ostnode.env import Rng
 from ostnode.ids import Principal
 from ostnode.net.outlet import Outlet, Unsent
-from ostnode.net.transport import LinkClosedError, receive_into, send_now, send_pieces
+from ostnode.net.transport import (
+    LinkClosedError,
+    end_sending,
+    receive_into,
+    send_now,
+    send_pieces,
+)
 from ostnode.wire import session as s
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.connection import Connection, Outgoing
@@ -178,11 +184,11 @@ class Session:
         """Let the last words be read: flush, end our side, drain the peer's for a moment.
 
         A socket closed over unread bytes is reset, and the reset overtakes what was written.
+        Raises LinkClosedError if the stream broke.
         """
         with trio.move_on_after(self._limits.linger_s):
             await self.unsent.flushed()
-            if isinstance(self._stream, trio.abc.HalfCloseableStream):
-                await self._stream.send_eof()
+            await end_sending(self._stream)
             scratch = memoryview(bytearray(_DRAIN_BYTES))
             while await receive_into(self._stream, scratch):
                 pass

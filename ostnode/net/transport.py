@@ -26,6 +26,7 @@ PEERS_MAX: Final = 256
 PORT_MAX: Final = 0xFFFF
 _SEND_LOW_WATER_BYTES: Final = 512 * 1024
 """TCP_NOTSENT_LOWAT. Trio's 16 KiB wakes the writer 64 times for one chunk of 1 MiB."""
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -210,8 +211,8 @@ async def receive_into(stream: trio.abc.Stream, buffer: memoryview) -> int:
         if isinstance(stream, SecureStream):
             return await stream.receive_into(buffer)
         data = await stream.receive_some(len(buffer))
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-        raise LinkClosedError(f"the connection broke: {str(error) or error.__cause__}") from error
+    except _BROKEN as error:
+        raise _broke(error) from error
     buffer[: len(data)] = data
     return len(data)
 
@@ -228,8 +229,18 @@ async def send_pieces(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> None:
             await stream.send_pieces(pieces)
         else:
             await stream.send_all(b"".join(pieces))
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-        raise LinkClosedError(f"the connection broke: {str(error) or error.__cause__}") from error
+    except _BROKEN as error:
+        raise _broke(error) from error
+
+
+async def end_sending(stream: trio.abc.Stream) -> None:
+    """Say that nothing more comes, if the stream can; raises LinkClosedError if it broke."""
+    if not isinstance(stream, trio.abc.HalfCloseableStream):
+        return
+    try:
+        await stream.send_eof()
+    except _BROKEN as error:
+        raise _broke(error) from error
 
 
 def send_now(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> Sequence[Piece]:
@@ -244,6 +255,10 @@ def send_now(stream: trio.abc.Stream, pieces: Sequence[Piece]) -> Sequence[Piece
     except OSError:
         return pieces
     return _after(pieces, sent)
+
+
+def _broke(error: Exception) -> LinkClosedError:
+    return LinkClosedError(f"the connection broke: {str(error) or error.__cause__}")
 
 
 async def _receive_into(below: trio.socket.SocketType, buffer: memoryview) -> int:

@@ -52,12 +52,18 @@ async def until_event(stream, connection):
 
 async def shake_hands(cluster):
     """A raw stream and its connection, proven."""
-    stream, connection = await cluster.network.connect(cluster.address), dialler()
+    stream = await cluster.network.connect(cluster.address)
+    return stream, await prove(stream)
+
+
+async def prove(stream):
+    """The connection of a raw stream, proven."""
+    connection = dialler()
     await stream.send_all(wire(connection.send_hello()))
     await until_event(stream, connection)
     await stream.send_all(wire(connection.send_proof()))
     await until_event(stream, connection)
-    return stream, connection
+    return connection
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,25 @@ async def test_b47_the_goodbye_is_heard_though_more_was_being_sent(autojump_cloc
         await stream.send_all(prefix + bytes(300_000))
         (event,) = await until_event(stream, connection)
         assert event.error.code == "frame_too_large"
+
+
+class _Reset(StreamAbove, trio.abc.HalfCloseableStream):
+    """Its peer resets the connection right after what it has sent."""
+
+    async def send_eof(self):
+        raise trio.BrokenResourceError
+
+
+@pytest.mark.parametrize("proven", [False, True])
+async def test_b47_a_peer_that_is_gone_before_the_goodbye_fails_nothing(autojump_clock, proven):
+    async with served() as cluster:
+        ours, theirs = memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.handler, _Reset(theirs))
+            connection = await prove(ours) if proven else dialler()
+            await ours.send_all(b"\xff" * 8)
+            (event,) = await until_event(ours, connection)
+            assert isinstance(event, i.GoawayReceived)
 
 
 async def test_b47_a_peer_that_never_stops_talking_is_dropped_after_the_goodbye(autojump_clock):

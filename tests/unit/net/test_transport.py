@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from ostnode.net.session import LinkLimits
 from ostnode.net.transport import (
     LinkClosedError,
     TcpNetwork,
+    end_sending,
     receive_into,
     send_now,
     send_pieces,
@@ -102,6 +104,28 @@ async def test_an_address_in_use_is_an_os_error(nursery):
     bound = await nursery.start(network.serve, "127.0.0.1:0", echo)
     with pytest.raises(OSError, match="in use"):
         await network.serve(bound, echo)
+
+
+async def test_the_last_word_to_a_peer_that_is_gone_is_a_link_error(nursery):
+    """shutdown(2) of a connection that was reset is ENOTCONN."""
+    failures = []
+
+    async def ends(stream):
+        with pytest.raises(LinkClosedError):
+            await receive_into(stream, memoryview(bytearray(1)))
+        with pytest.raises(LinkClosedError) as failure:
+            await end_sending(stream)
+        failures.append(str(failure.value))
+        gone.set()
+
+    gone = trio.Event()
+    bound = await nursery.start(TcpNetwork().serve, "127.0.0.1:0", ends)
+    stream = await TcpNetwork().connect(bound)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()  # at once, by a reset
+    with trio.fail_after(10):
+        await gone.wait()
+    assert "not connected" in failures[0]
 
 
 async def talks(stream) -> bool:
