@@ -12,8 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from itertools import count, islice
 from pathlib import Path
 
@@ -44,7 +43,7 @@ from ostnode.roles.bucket.options import BucketOptions
 from ostnode.roles.bucket.payloads import encode_payload
 from ostnode.roles.bucket.records import Commit, Kind, ReferenceAdded
 from ostnode.roles.bucket.schema import BucketSchema
-from ostnode.roles.bucket.tables import INCARNATION
+from ostnode.roles.bucket.tables import INCARNATION, OUTBOX_ACKED, OUTBOX_NEXT
 from ostnode.roles.index.core.rows import Charge, Placement, User
 from ostnode.store.disk import RealDisk
 from ostnode.store.record import NewRecord
@@ -238,28 +237,25 @@ class Clients:
         )
 
 
-async def until(done: Callable[[], Awaitable[bool]]) -> None:
+async def until(done: Callable[[], bool]) -> None:
     """Look again and again."""
-    while not await done():  # noqa: ASYNC110  what is looked at has no events for benchmarks
+    while not done():  # noqa: ASYNC110  what is looked at has no events for benchmarks
         await trio.sleep(POLL_S)
 
 
 async def deleted_everywhere(bucket: Bucket, app: Link) -> tuple[float, float]:
-    """Seconds until no reference is left, and until every user has the bytes back."""
-
-    async def removed() -> bool:
-        return not any(True for _ in bucket.desk.state.references_for(DELETED.principal))
-
-    async def refunded(number: int) -> bool:
-        info = (await app.call(m.GetUser(principal(number)))).message
-        return info.allowance.used == 0
-
+    """Seconds until no reference is left, and until the index has heard of all."""
+    state, chat = bucket.desk.state, DELETED.principal
     start = time.perf_counter()
-    await app.call(m.DeleteAccessor(DELETED.principal))
-    await until(removed)
+    await app.call(m.DeleteAccessor(chat))
+    await until(lambda: next(iter(state.references_for(chat)), None) is None)
     removed_s = time.perf_counter() - start
+    # What is pushed meanwhile queues behind these.
+    last = state.number(OUTBOX_NEXT) - 1
+    await until(lambda: state.number(OUTBOX_ACKED) >= last)
     for number in range(USERS):
-        await until(partial(refunded, number))
+        info = (await app.call(m.GetUser(principal(number)))).message
+        assert info.allowance.used == 0, info
     return removed_s, time.perf_counter() - start
 
 
@@ -281,7 +277,7 @@ async def measure(directory: Path, address: str) -> Figures:
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(bucket.sync.run, link, HTTP)
-        await until(partial(greeted, bucket))
+        await until(lambda: bucket.desk.durable.feed_cursor()[0] != 0)
         clients = Clients(bucket, bucket.desk.durable.feed_cursor()[0])
         nursery.start_soon(clients.run)
         await trio.sleep(1)
@@ -294,11 +290,6 @@ async def measure(directory: Path, address: str) -> Figures:
         figures.note("refunded_s", refunded)
         nursery.cancel_scope.cancel()
     return figures
-
-
-async def greeted(bucket: Bucket) -> bool:
-    """Whether the bucket knows its index: it takes no grants before."""
-    return bucket.desk.durable.feed_cursor()[0] != 0
 
 
 def note(figures: Figures, took: dict[str, list[float]], suffix: str) -> None:

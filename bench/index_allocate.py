@@ -54,7 +54,7 @@ from ostnode.wire.calls import Caller
 
 ROUNDS = 7
 USERS, TASKS, BUCKETS = 10_000, 256, 4
-ALLOCATIONS, UNGROUPED, SIGNATURES = 4096, 768, 1000
+ALLOCATIONS, UNGROUPED, SIGNATURES = 4096, 256, 1000
 RATIOS = (
     Ratio("ratio", "allocations /s, asked", "grouped", "asked", ">= 0.5"),
     Ratio("together_ratio", "  together", "grouped", "together"),

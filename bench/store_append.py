@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,6 +22,16 @@ from pathlib import Path
 import lmdb
 import trio
 from blake3 import blake3
+from support.rounds import (
+    Figures,
+    Ratio,
+    add_directory,
+    arguments_parser,
+    print_json,
+    print_ratios,
+    shown,
+    with_ratios,
+)
 
 from ostnode.env import SystemClock, SystemRng, ThreadWorker
 from ostnode.store.disk import RealDisk
@@ -180,16 +188,13 @@ class Rounds:
     """Both sides on one file system, in turns."""
 
     def __init__(self, directory: Path, store: Store) -> None:
-        self.figures: dict[str, list[float]] = {}
+        self.figures = Figures()
         self._large, self._small = os.urandom(MIB), os.urandom(4 * KIB)
         self._group = StoreOptions().batch_bytes_max // MIB
         self._store, self._skeleton = Appends(store), Skeleton(directory / "skeleton")
         self._raw_large, self._raw_small = RawLog(directory / "large"), RawLog(directory / "small")
         self._raw_group = RawLog(directory / "group")
         self._raw_written = RawLog(directory / "written", written=True)
-
-    def _note(self, name: str, value: float) -> None:
-        self.figures.setdefault(name, []).append(value)
 
     async def run(self) -> None:
         """One size after the other, large last: much written makes a disk slower for a while.
@@ -207,46 +212,47 @@ class Rounds:
 
     async def _large_ours(self) -> None:
         took = await self._store.run(self._large, LARGE_RECORDS, LARGE_TASKS)
-        self._note("large_mib_s", LARGE_RECORDS / took)
+        self.figures.note("large_mib_s", LARGE_RECORDS / took)
 
     async def _large_raw(self) -> None:
         took, _ = self._raw_large.run(self._large, LARGE_RECORDS, self._group)
-        self._note("large_raw_mib_s", LARGE_RECORDS / took)
+        self.figures.note("large_raw_mib_s", LARGE_RECORDS / took)
 
     async def _small_ours(self) -> None:
         took = await self._store.run(self._small, SMALL_RECORDS, SMALL_TASKS)
-        self._note("small_per_s", SMALL_RECORDS / took)
+        self.figures.note("small_per_s", SMALL_RECORDS / took)
 
     async def _small_skeleton(self) -> None:
         took = await self._skeleton.run(self._small, SMALL_RECORDS, SMALL_TASKS)
-        self._note("small_skeleton_per_s", SMALL_RECORDS / took)
+        self.figures.note("small_skeleton_per_s", SMALL_RECORDS / took)
 
     async def _small_raw(self) -> None:
         took, _ = self._raw_group.run(self._small, SMALL_RECORDS, SMALL_TASKS)
-        self._note("small_raw_per_s", SMALL_RECORDS / took)
+        self.figures.note("small_raw_per_s", SMALL_RECORDS / took)
 
     async def _lone_ours(self) -> None:
         took = await self._store.run(self._small, LONE_RECORDS, 1)
-        self._note("lone_us", took / LONE_RECORDS * 1e6)
+        self.figures.note("lone_us", took / LONE_RECORDS * 1e6)
 
     async def _lone_raw(self) -> None:
         took, sync = self._raw_small.run(self._small, UNGROUPED_RECORDS, 1)
-        self._note("small_ungrouped_per_s", UNGROUPED_RECORDS / took)
-        self._note("fdatasync_us", sync * 1e6)
+        self.figures.note("small_ungrouped_per_s", UNGROUPED_RECORDS / took)
+        self.figures.note("fdatasync_us", sync * 1e6)
         _, sync = self._raw_written.run(self._small, UNGROUPED_RECORDS, 1)
-        self._note("fdatasync_written_us", sync * 1e6)
+        self.figures.note("fdatasync_written_us", sync * 1e6)
 
 
-RATIOS = {
-    "large_ratio": ("large_mib_s", "large_raw_mib_s"),
-    "small_ratio": ("small_per_s", "small_skeleton_per_s"),
-    "small_raw_ratio": ("small_per_s", "small_raw_per_s"),
-    "small_ungrouped_ratio": ("small_per_s", "small_ungrouped_per_s"),
-    "lone_ratio": ("lone_us", "fdatasync_us"),
-}
+SMALL = "4 KiB, 64 tasks: /s, skeleton"
+RATIOS = (
+    Ratio("large_ratio", "1 MiB, 16 tasks: MiB/s, raw", "large_mib_s", "large_raw_mib_s", ">= 0.8"),
+    Ratio("small_ratio", SMALL, "small_per_s", "small_skeleton_per_s", ">= 0.5"),
+    Ratio("small_raw_ratio", "  raw, 64 per sync", "small_per_s", "small_raw_per_s"),
+    Ratio("small_ungrouped_ratio", "  raw, one per sync", "small_per_s", "small_ungrouped_per_s"),
+    Ratio("lone_ratio", "lone 4 KiB: us, fdatasync", "lone_us", "fdatasync_us", "<= 2"),
+)
 
 
-async def measure(directory: Path) -> dict[str, list[float]]:
+async def measure(directory: Path) -> Figures:
     """Every round's figures."""
     async with open_store(
         RealDisk(directory / "data"),
@@ -264,34 +270,16 @@ async def measure(directory: Path) -> dict[str, list[float]]:
 
 def main() -> int:
     """Measure, print, and say whether the goals are met."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--dir", type=Path, help="where to write (default: temporary)")
+    parser = arguments_parser(__doc__)
+    add_directory(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
         figures = trio.run(measure, Path(directory))
-    medians = {name: statistics.median(values) for name, values in figures.items()}
-    for name, (ours, reference) in RATIOS.items():
-        medians[name] = medians[ours] / medians[reference]
     if arguments.json:
-        print(json.dumps(medians))
+        print_json(with_ratios(figures, RATIOS))
         return 0
-
-    def shown(name: str) -> str:
-        values = figures[name]
-        return f"{medians[name]:7.0f} ({min(values):.0f} to {max(values):.0f})"
-
-    def row(what: str, names: tuple[str, str], ratio: str, goal: str) -> None:
-        ours, reference = map(shown, names)
-        print(f"{what:38}{ours:>24}{reference:>24}  ratio {medians[ratio]:5.2f}  {goal}")
-
-    print(f"{'':38}{'median (of all rounds)':>24}{'reference':>24}")
-    row("1 MiB, 16 tasks: MiB/s, raw", RATIOS["large_ratio"], "large_ratio", "(goal >= 0.80)")
-    row("4 KiB, 64 tasks: /s, skeleton", RATIOS["small_ratio"], "small_ratio", "(goal >= 0.50)")
-    row("  raw, 64 per sync", RATIOS["small_raw_ratio"], "small_raw_ratio", "")
-    row("  raw, one per sync", RATIOS["small_ungrouped_ratio"], "small_ungrouped_ratio", "")
-    row("lone 4 KiB: us, fdatasync", RATIOS["lone_ratio"], "lone_ratio", "(goal <= 2.00)")
-    print(f"{'  fdatasync into written blocks, us':38}{'':24}{shown('fdatasync_written_us'):>24}")
+    print_ratios(figures, RATIOS)
+    print(f"fdatasync into written blocks: {shown(figures, 'fdatasync_written_us')} us")
     return 0
 
 

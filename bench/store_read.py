@@ -15,10 +15,7 @@ Rounds are interleaved; ratios are of medians.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +25,7 @@ from pathlib import Path
 import lmdb
 import trio
 from blake3 import blake3
+from support.rounds import Figures, add_directory, arguments_parser, print_json, shown
 
 from ostnode.env import SystemClock, SystemRng, ThreadWorker
 from ostnode.store.disk import RealDisk
@@ -150,9 +148,6 @@ class Reads:
         return (time.perf_counter() - start) / len(self._keys) * 1e6
 
 
-Figures = dict[str, list[float]]
-
-
 async def measure_reads(directory: Path, figures: Figures) -> None:
     """Fill a store, then read it over and over."""
     data, first = directory / "data", 1
@@ -168,15 +163,15 @@ async def measure_reads(directory: Path, figures: Figures) -> None:
         how = "verified" if verify else "unverified"
         async with opened(data, verify=verify) as store:
             for name, each in reads.items():
-                figures.setdefault(f"{name}_{how}_us", []).append(await each.ours(store))
+                figures.note(f"{name}_{how}_us", await each.ours(store))
     async with opened(data) as store:
         for each in reads.values():
             await each.ours(store)
         for _ in range(ROUNDS):
             for name, each in reads.items():
-                figures.setdefault(f"{name}_us", []).append(await each.ours(store))
-                figures.setdefault(f"{name}_pread_us", []).append(each.pread())
-                figures.setdefault(f"{name}_by_hand_us", []).append(await each.by_hand())
+                figures.note(f"{name}_us", await each.ours(store))
+                figures.note(f"{name}_pread_us", each.pread())
+                figures.note(f"{name}_by_hand_us", await each.by_hand())
     for each in reads.values():
         each.close()
 
@@ -195,12 +190,12 @@ async def measure_recovery(directory: Path, figures: Figures) -> None:
             file.write(crashed)
             file.flush()
             os.fsync(file.fileno())  # or recovery's own sync would pay for all of it
-        figures.setdefault("by_hand_mib_s", []).append(scan_by_hand(segment))
-        figures.setdefault("scan_mib_s", []).append(scan_by_store(data))
+        figures.note("by_hand_mib_s", scan_by_hand(segment))
+        figures.note("scan_mib_s", scan_by_store(data))
         start = time.perf_counter()
         async with opened(data):
             took = time.perf_counter() - start
-        figures.setdefault("recovery_mib_s", []).append(RECOVERED_RECORDS / took)
+        figures.note("recovery_mib_s", RECOVERED_RECORDS / took)
 
 
 def scan_by_store(data: Path) -> float:
@@ -243,31 +238,27 @@ ROWS = (
 
 def main() -> int:
     """Measure, print, and say whether the goals are met."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--dir", type=Path, help="where to write (default: temporary)")
+    parser = arguments_parser(__doc__)
+    add_directory(parser)
     arguments = parser.parse_args()
-    figures: Figures = {}
+    figures = Figures()
     with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
         trio.run(measure_reads, Path(directory), figures)
         trio.run(measure_recovery, Path(directory), figures)
-    medians = {name: statistics.median(values) for name, values in figures.items()}
+    medians = figures.medians()
     for _, ours, reference, _ in ROWS:
         first, second = (reference, ours) if ours.endswith("_us") else (ours, reference)
         medians[ours.rpartition("_")[0] + "_ratio"] = medians[first] / medians[second]
     if arguments.json:
-        print(json.dumps(medians))
+        print_json(medians)
         return 0
-
-    def shown(name: str) -> str:
-        values = figures[name]
-        return f"{medians[name]:.1f} ({min(values):.1f} to {max(values):.1f})"
 
     print(f"{'':40}{'median (of all rounds)':>30}{'reference':>30}")
     for what, ours, reference, goal in ROWS:
         ratio = medians[ours.rpartition("_")[0] + "_ratio"]
         goal_text = "" if goal is None else f"(goal >= {goal:.2f})"
-        print(f"{what:40}{shown(ours):>30}{shown(reference):>30}  ratio {ratio:5.2f}  {goal_text}")
+        figure, other = shown(figures, ours, 1), shown(figures, reference, 1)
+        print(f"{what:40}{figure:>30}{other:>30}  ratio {ratio:5.2f}  {goal_text}")
     return 0
 
 

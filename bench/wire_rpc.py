@@ -14,10 +14,7 @@ disturb less.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +23,7 @@ from typing import NamedTuple
 
 import cbor2
 import trio
+from support.rounds import Figures, arguments_parser, print_json, served
 
 from ostnode.env import SystemRng
 from ostnode.identity.keys import KeyPair, verify
@@ -255,8 +253,7 @@ def measurements(link: Link, address: str) -> list[Measurement]:
 
 async def measure(ours: str, theirs: str) -> dict[str, float]:
     """Medians of interleaved rounds: per second, and microseconds of processors each."""
-    rates: dict[str, list[float]] = {}
-    cpu: dict[str, list[float]] = {}
+    figures = Figures()
     clock = await TcpNetwork().connect(theirs)
     await clock.send_all(b"t")
 
@@ -269,8 +266,8 @@ async def measure(ours: str, theirs: str) -> dict[str, float]:
         before, start = await spent(), time.perf_counter()
         await work(count, in_flight)
         seconds = time.perf_counter() - start
-        rates.setdefault(name, []).append(count / seconds)
-        cpu.setdefault(name, []).append((await spent() - before) / count * 1e6)
+        figures.note(f"{name}_per_s", count / seconds)
+        figures.note(f"{name}_cpu_us", (await spent() - before) / count * 1e6)
 
     async with (
         clock,
@@ -288,10 +285,7 @@ async def measure(ours: str, theirs: str) -> dict[str, float]:
                 for reference, work in references.items():
                     await run(f"{name}_{reference}", count, in_flight, work)
                 await run(name, count, in_flight, mine)
-    return {
-        **{f"{name}_per_s": statistics.median(values) for name, values in rates.items()},
-        **{f"{name}_cpu_us": statistics.median(values) for name, values in cpu.items()},
-    }
+    return figures.medians()
 
 
 def report(figures: dict[str, float]) -> None:
@@ -313,23 +307,16 @@ def report(figures: dict[str, float]) -> None:
 
 def main() -> int:
     """Measure, and print beside the goals."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         trio.run(serve)
         return 0
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            ours, theirs = server.stdout.readline().split()
-            figures = trio.run(measure, ours, theirs)
-        finally:
-            server.kill()
+    with served(__file__, "--serve") as (ours, theirs):
+        figures = trio.run(measure, ours, theirs)
     if arguments.json:
-        print(json.dumps(figures))
+        print_json(figures)
         return 0
     report(figures)
     return 0

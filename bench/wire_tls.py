@@ -9,11 +9,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import ssl
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +18,7 @@ from functools import partial
 
 import structlog
 import trio
+from support.rounds import Figures, arguments_parser, print_json, served
 
 from ostnode.env import SystemRng
 from ostnode.identity.keys import KeyPair, verify
@@ -176,7 +174,7 @@ Measurement = tuple[str, int, Callable[[], Awaitable[float]], Callable[[], Await
 
 async def measure(ours: str, theirs: str) -> dict[str, float]:
     """Medians of interleaved rounds, and of their ratios."""
-    figures: dict[str, list[float]] = {}
+    figures = Figures()
     async with dial(ours) as link:
         measurements: list[Measurement] = [
             (
@@ -196,10 +194,10 @@ async def measure(ours: str, theirs: str) -> dict[str, float]:
         for _ in range(ROUNDS):
             for name, count, mine, reference in measurements:
                 bare_rate, rate = count / await reference(), count / await mine()
-                figures.setdefault(f"{name}_per_s", []).append(rate)
-                figures.setdefault(f"{name}_reference", []).append(bare_rate)
-                figures.setdefault(f"{name}_ratio", []).append(rate / bare_rate)
-    medians = {name: statistics.median(values) for name, values in figures.items()}
+                figures.note(f"{name}_per_s", rate)
+                figures.note(f"{name}_reference", bare_rate)
+                figures.note(f"{name}_ratio", rate / bare_rate)
+    medians = figures.medians()
     medians["link_ms"] = 1000 / medians["handshakes_per_s"]
     medians["tls_ms"] = 1000 / medians["handshakes_reference"]
     return medians
@@ -207,23 +205,16 @@ async def measure(ours: str, theirs: str) -> dict[str, float]:
 
 def main() -> int:
     """Measure, print, and say what the goals are."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         trio.run(serve)
         return 0
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            ours, theirs = server.stdout.readline().split()
-            figures = trio.run(measure, ours, theirs)
-        finally:
-            server.kill()
+    with served(__file__, "--serve") as (ours, theirs):
+        figures = trio.run(measure, ours, theirs)
     if arguments.json:
-        print(json.dumps(figures))
+        print_json(figures)
         return 0
     for name in ("push_mib", "read_mib", "handshakes"):
         goal = "" if name == "handshakes" else f"(goal >= {GOAL:.2f})"
