@@ -229,3 +229,23 @@ async def test_pages_of_what_is_held_burned_and_deleted() -> None:
         assert {row.blob_id for row in page} == {blob_of(b"blob %d" % n) for n in range(3)}
         assert {(row.uid, row.size) for row in page} == {(uid_of(ALICE), 6)}
         assert through == b""
+
+
+async def test_a_comparison_that_is_refused_is_asked_for_again(autojump_clock) -> None:
+    """The index was started anew in the middle of it, or is at another event by now."""
+    async with Kit().running() as kit:
+        asked: list[str] = []
+
+        class Forgetful:
+            features = frozenset({LEDGER})
+
+            async def call(self, request: Request) -> Reply:
+                assert isinstance(request, c.Compare)
+                asked.append(request.part)
+                if request.part == c.Part.ASK:
+                    return Reply(c.Compared(7))
+                raise InvalidArgumentError("this comparison is over")
+
+        with trio.move_on_after(2.5):
+            await kit.bucket.sync.comparer(HTTP).run(Forgetful())
+        assert asked == [c.Part.ASK, c.Part.HOLDINGS] * 3

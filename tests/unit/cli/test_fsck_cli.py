@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
 
 from ostnode.ids import BlobId, PrincipalKind
@@ -31,6 +33,16 @@ def test_fsck_of_a_whole_cluster_is_short(cli: Cli) -> None:
     assert told.code == 0
     assert "index and buckets agree" in told.out
     assert cli.client.calls[:2] == [("start_check", None, False), ("check_progress", 5)]
+
+
+def test_fsck_tells_how_far_it_is(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ostnode.cli.fsck._TOLD_EVERY_S", 0)
+    waiting = replace(progress("running", done=False), missing=(BUCKET.principal,))
+    cli.client.checks = [waiting, replace(waiting, done=True)]
+    cli.client.findings = [ck.FindingPage(())]
+    told = cli.as_caller("fsck")
+    assert "37 rows, 1 findings, 0 of 1 buckets compared" in told.err
+    assert "restored, waits for" in told.out
 
 
 def test_fsck_lists_findings_and_says_so_in_its_exit_code(cli: Cli) -> None:

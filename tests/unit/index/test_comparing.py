@@ -245,6 +245,27 @@ async def test_a_charge_whose_blob_is_placed_nowhere_is_placed(autojump_clock) -
         assert placed == Placement(blob(1), index.bucket.key.principal, charges=1)
 
 
+async def test_b27_a_charge_that_is_being_evicted_is_neither_wrong_nor_counted(
+    autojump_clock,
+) -> None:
+    """The bucket has let go of it, and its word that it heard is under way; or it has not yet."""
+    async with an_index() as index:
+        gone, kept = [await charged(index, number, 10) for number in (1, 2)]
+
+        def evict(tables) -> None:
+            for held in (gone, kept):
+                charge = tables.charges.get(held.uid, held.blob_id)
+                tables.charges.put(replace(charge, evicting=True))
+            tables.users.put(replace(tables.users.get(gone.uid), used=0, blobs=0))
+
+        await rows(index, evict)
+        progress = await start(index, repair=True)
+        await go_through(index, index.bucket, kept)
+        await ended(index, progress.run)
+        assert await found(index) == []
+        assert await index.account(index.alice) == (0, 0)
+
+
 async def test_findings_are_told_in_pages(autojump_clock) -> None:
     async with an_index() as index:
         uid = await index.uid(index.alice)
@@ -418,3 +439,40 @@ async def test_findings_know_their_fields(autojump_clock) -> None:
 
 def held_blob(index: IndexCluster, held: m.Allocation) -> BlobId:
     return index.bucket.open(held).blob_id
+
+
+async def test_b31_odd_events_are_listed_in_pages_and_dismissed(autojump_clock) -> None:
+    async with an_index(buckets=2) as index:
+        count = c.REJECTED_TOLD_MAX + 3
+        for end in index.buckets:
+            await end.sync_bytes(*(b"\xffodd %d" % number for number in range(count)))
+        told: list[c.SetAside] = []
+        page = c.RejectedPage((), more=True)
+        while page.more:
+            place = (told[-1].bucket, told[-1].seq) if told else (None, 0)
+            page = await index.ask(index.operator, c.ListRejected(*place))
+            told += page.events
+        assert len({(row.bucket, row.seq) for row in told}) == len(told) == 2 * count
+        first, other = (end.key.principal for end in index.buckets)
+        await index.ask(index.operator, c.DismissRejected(first, 2))
+        await index.ask(index.operator, c.DismissRejected(other))
+        left = await rows(index, lambda tables: tables.rejected.where())
+        assert {(row.bucket, row.seq) for row in left} == {
+            (first, seq) for seq in range(1, count + 1) if seq != 2
+        }
+
+
+async def test_a_begin_that_is_not_of_the_latest_lives_is_refused(autojump_clock) -> None:
+    async with an_index() as index:
+        end = index.bucket
+        index.clock.time += resync.LIVE_S
+        end.incarnation -= 1
+        with pytest.raises(InvalidArgumentError) as refused:
+            await compare(index, end, Part.BEGIN)
+        assert refused.value.details["behind"] == 1
+        with pytest.raises(InvalidArgumentError):
+            await compare(index, end, Part.END, run=1)
+        life = (await index.status()).incarnation
+        with pytest.raises(InvalidArgumentError, match="began anew"):
+            await index.ask(end.caller, m.Feed(life - 1, 0, 0))
+        assert (await index.status()).incarnation == life
