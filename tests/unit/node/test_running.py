@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -20,7 +22,7 @@ from ostnode.keyfiles import KeyFileError
 from ostnode.node.errors import StartError
 from ostnode.node.listeners import Bound
 from ostnode.node.role import RoleReadiness
-from ostnode.node.running import run_node
+from ostnode.node.running import run_node, run_until_signalled
 from ostnode.node.seams import Seams
 from ostnode.wire.messages import BucketAddress
 from tests.support.nodes import Made, one_process
@@ -162,3 +164,24 @@ def test_readiness_goes_from_starting_to_serving_to_stopping() -> None:
     assert readiness.checks() == {"serving": "", "index": "the index is not reachable"}
     readiness.stopping()
     assert readiness.checks()["serving"] == "stopping"
+
+
+async def test_a_node_ends_with_whoever_holds_its_standard_input(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    with closing(os.fdopen(reader)) as stdin, trio.fail_after(20):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        async with trio.open_nursery() as nursery:
+
+            async def run(task_status: trio.TaskStatus[Sequence[Bound]]) -> None:
+                await run_until_signalled(made.config, until_eof=True, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            await nursery.start(run)
+            os.write(writer, b"what is said does not matter")
+            with trio.move_on_after(0.3) as going_on:
+                await trio.sleep_forever()
+            assert going_on.cancelled_caught
+            os.close(writer)
+            await trio.sleep_forever()
