@@ -12,7 +12,7 @@ import structlog
 import trio
 from typing_extensions import override
 
-from ostnode.errors import BusyError
+from ostnode.errors import BusyError, ShuttingDownError
 from ostnode.roles.index.core.lease import LostLeaseError
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.engine import DatabaseFailedError
@@ -73,6 +73,8 @@ class Upkeep:
                 _log.info("job_given_up", job=job.name)
             except BusyError as error:
                 _log.warning("job_put_off", job=job.name, reason=error.message)
+            except ShuttingDownError:
+                return  # whatever ends the index is told elsewhere
             except DatabaseFailedError:
                 raise
             except Exception:  # noqa: BLE001  a bug in one job must not end the others

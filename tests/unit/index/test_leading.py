@@ -11,8 +11,8 @@ import trio
 from typing_extensions import override
 
 from ostnode.env import InlineWorker
-from ostnode.errors import BusyError
-from ostnode.ids import ClusterId, Principal
+from ostnode.errors import BusyError, ShuttingDownError
+from ostnode.ids import ClusterId, Principal, Uid
 from ostnode.roles.index import IndexOptions
 from ostnode.roles.index.core import users
 from ostnode.roles.index.core.feed import index_meta
@@ -53,7 +53,7 @@ class Shared:
     async def register(self, number: int) -> None:
         change = m.UserChange("register", Principal(bytes([number]) * 32), 10)
         await self.ask(
-            lambda tables: users.change_users(tables, (change,), lambda: bytes([number]) * 8)
+            lambda tables: users.change_users(tables, (change,), lambda: Uid(bytes([number]) * 8))
         )
 
     async def feed_seq(self) -> int:
@@ -179,9 +179,19 @@ async def test_a_database_that_failed_ends_the_jobs(autojump_clock) -> None:
     async with shared() as (world, nursery):
         leader = Leader(world.node("a"), b"a", alone=True)
         await nursery.start(leader.run)
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.RaisesGroup(DatabaseFailedError):
             await Upkeep([Noting("x", DatabaseFailedError())]).run(leader)
-        assert caught.group_contains(DatabaseFailedError)
+
+
+async def test_an_index_that_stops_is_no_failure_of_a_job(autojump_clock, capsys) -> None:
+    job = Noting("x", ShuttingDownError())
+    async with shared() as (world, nursery):
+        leader = Leader(world.node("a"), b"a", alone=True)
+        await nursery.start(leader.run)
+        upkeep = Upkeep([job])
+        await upkeep.run(leader)
+    assert (len(job.beats), upkeep.failures["x"]) == (1, 0)
+    assert capsys.readouterr().out == ""
 
 
 async def test_work_that_waits_is_done_slice_by_slice(autojump_clock) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -170,8 +171,8 @@ async def test_a_node_ends_with_whoever_holds_its_standard_input(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe()
-    with closing(os.fdopen(reader)) as stdin, trio.fail_after(20):
-        monkeypatch.setattr(sys, "stdin", stdin)
+    with trio.fail_after(20):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(fileno=lambda: reader))
         async with trio.open_nursery() as nursery:
 
             async def run(task_status: trio.TaskStatus[Sequence[Bound]]) -> None:
@@ -185,3 +186,4 @@ async def test_a_node_ends_with_whoever_holds_its_standard_input(
             assert going_on.cancelled_caught
             os.close(writer)
             await trio.sleep_forever()
+    os.close(reader)
