@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ostnode.store.simdisk import SimDisk
 from ostnode.wire import checking as c
 from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
-from tests.support.cluster import LIMIT, Cluster, Shape, insist
+from tests.support.cluster import LIMIT, Cluster, Shape, Uplink, insist
 from tests.support.people import Person
 
 DATA = bytes(range(251)) * 60
@@ -416,3 +417,29 @@ async def test_b32_a_bucket_that_missed_100_000_changes_catches_up_in_bounded_ba
         assert user is not None
         assert (user.version, user.bytes_left) == (changed // len(uids), 99)
     assert bucket.rows.burned(DOOMED)
+
+
+async def test_of_two_processes_with_one_buckets_key_the_first_goes_on(
+    autojump_clock, cluster: Cluster, alice: Person
+) -> None:
+    """An old copy of the directory is started while the bucket runs; it stays refused."""
+    bucket = cluster.buckets[0]
+    await bucket.kill()
+    twin = copy.copy(bucket)
+    twin.disk, twin.uplink = bucket.disk.killed(1), Uplink(cluster.network)
+    await bucket.start()
+    made = await alice.upload(DATA, cluster.general)
+    await cluster.settle()
+    life = bucket.rows.number(t.INCARNATION)
+    async with twin.open_role(cluster.config, twin.seams()) as role:
+        told = set()
+        for _ in range(40):
+            await trio.sleep(2)
+            assert bucket.rows.number(t.INCARNATION) == life
+            told.add(role.checks()["index"])
+        assert any("in use twice" in problem for problem in told)
+        assert role.service._desk.durable.number(t.INCARNATION) == life
+        await alice.upload(b"more", cluster.general)
+    assert await cluster.stranger.can_read(cluster.general, made)
+    await cluster.check_accounts()
+    assert await fsck(cluster) == []
