@@ -29,13 +29,15 @@ from ostnode.errors import (
 )
 from ostnode.ids import BlobId, ClusterId, GrantId, Principal, Uid
 from ostnode.roles.index import IndexOptions, Rules
-from ostnode.roles.index.core import allocation, feed, outbox, users
+from ostnode.roles.index.core import allocation, chores, feed, outbox, users
 from ostnode.roles.index.core.buckets import Chooser
+from ostnode.roles.index.core.rules import ON_FULL
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
 from ostnode.roles.index.opening import found
 from ostnode.wire import messages as m
+from ostnode.wire.session import LEDGER
 from tests.support.index_model import ModelBucket, Token
 
 T = TypeVar("T")
@@ -86,9 +88,9 @@ class IndexAccounts(RuleBasedStateMachine):
         for principal in PEOPLE:
             self.register(principal, 16)
 
-    @rule(principal=people, limit=st.integers(0, 24))
-    def register(self, principal: Principal, limit: int) -> None:
-        self.change(m.UserChange("register", principal, limit))
+    @rule(principal=people, limit=st.integers(0, 24), on_full=st.sampled_from(ON_FULL))
+    def register(self, principal: Principal, limit: int, on_full: str = "refuse") -> None:
+        self.change(m.UserChange("register", principal, limit, on_full))
         uid = self.uid(principal)
         assert uid is not None
         self.highest[uid] = max(self.highest[uid], limit)
@@ -124,7 +126,7 @@ class IndexAccounts(RuleBasedStateMachine):
             return multiple()
         except SUSPENDED:
             return multiple()
-        if granted is None:
+        if isinstance(granted, allocation.Unready):
             return multiple()
         user, grant = granted.user, granted.grant
         assert before is not None
@@ -150,6 +152,10 @@ class IndexAccounts(RuleBasedStateMachine):
     @rule(urgent_only=st.booleans())
     def stamp(self, urgent_only: bool) -> None:
         self.transact(lambda tables: feed.stamp(tables, urgent_only=urgent_only))
+
+    @rule()
+    def do_chores(self) -> None:
+        self.transact(chores.do_slice)
 
     @rule(seconds=st.sampled_from([1, 30, 99, 250]))
     def wait(self, seconds: int) -> None:
@@ -232,7 +238,7 @@ class IndexAccounts(RuleBasedStateMachine):
             if user.deleted:
                 continue
             mine = [grant for grant in grants if grant.uid == user.uid]
-            paid = [charge for charge in charges if charge.uid == user.uid]
+            paid = [each for each in charges if each.uid == user.uid and not each.evicting]
             assert user.reserved == sum(grant.reserved for grant in mine)
             assert user.used == sum(charge.size for charge in paid)
             assert (user.grants, user.blobs) == (len(mine), len(paid))
@@ -245,10 +251,13 @@ class IndexAccounts(RuleBasedStateMachine):
 
     @invariant()
     def nobody_stores_more_than_ever_allowed(self) -> None:
+        """But for what is being evicted, and the bucket has not heard of."""
+        charges = self.transact(lambda tables: tables.charges.where())
+        evicting = {(each.uid, each.blob_id) for each in charges if each.evicting}
         stored: Counter[Uid] = Counter()
         for bucket in self.buckets:
-            for (uid, _), size in bucket.held.items():
-                stored[uid] += size
+            for key, size in bucket.held.items():
+                stored[key[0]] += 0 if key in evicting else size
         assert all(stored[uid] <= self.highest[uid] for uid in stored)
 
     @invariant()
@@ -287,6 +296,8 @@ class IndexAccounts(RuleBasedStateMachine):
 
     def drain(self) -> None:
         for _ in range(4):
+            while self.transact(chores.do_slice):
+                pass
             while self.transact(lambda tables: feed.stamp(tables, urgent_only=False)):
                 pass
             for bucket in self.buckets:
@@ -318,7 +329,7 @@ class IndexAccounts(RuleBasedStateMachine):
     def read_feed(self, bucket: ModelBucket) -> m.FeedBatch:
         request = m.Feed(*bucket.cursor, 0)
         return self.transact(
-            lambda tables: feed.read_feed(tables, bucket.principal, request, self.now, frozenset())
+            lambda tables: feed.read_feed(tables, bucket.principal, request, self.now, {LEDGER})
         )
 
     def sync(self, bucket: ModelBucket, count: int) -> None:

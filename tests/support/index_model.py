@@ -116,6 +116,13 @@ class ModelBucket:
                     self._queue(closed)
                     self.closed[event.grant_id] = 0
                 self._name_end(event.grant_id, event.end)
+            elif isinstance(event, e.GrantRecalled) and event.grant_id not in self.closed:
+                closed = e.GrantClosed(event.grant_id, event.uid, event.blob_id, "revoked")
+                self._queue(closed)
+                self.closed[event.grant_id] = 0
+            elif isinstance(event, e.EvictBlob):
+                self.remove(event.uid, event.blob_id)
+                self._queue(e.Evicted(event.uid, event.blob_id))
         self.cursor = (batch.incarnation, batch.next_seq)
         self.index_time = max(self.index_time, batch.index_time)
         self._prune()
