@@ -119,7 +119,7 @@ def look(number: int, other: int, *, truth: bool) -> list[Action]:
         lambda tables: tables.grants.where(uid=uid(number), blob_id=blob(other)),
         lambda tables: tables.grants.where(revoking=truth),
         lambda tables: tables.grants.where(),
-        lambda tables: tables.grants_ended(BUCKET, number),
+        lambda tables: tables.grants_ended(BUCKET, number, 2),
         lambda tables: tables.answers_between(BUCKET, number, other),
         lambda tables: tables.feed.where(seq=number),
         lambda tables: tables.feed_after(number, BUCKET, 2),
