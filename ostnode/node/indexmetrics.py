@@ -60,9 +60,8 @@ def _jobs(insight: Insight) -> Iterator[Metric]:
     yield _gauge("top_up_alert", "1 while an operator must see to the buckets", bool(fleet.alert))
     yield _counter("top_up_activated", "Buckets activated that stood by", fleet.activated)
     yield _counter("top_up_ordered", "Orders for new buckets, repeated ones too", fleet.ordered)
-    yield _INDEX.counters(
-        "job_failures", "Beats that ended with an error", "job", insight.upkeep.failures
-    )
+    failures = {"stamping": insight.heartbeat.failures, **insight.upkeep.failures}
+    yield _INDEX.counters("job_failures", "Beats that ended with an error", "job", failures)
 
 
 def _text(bucket: Bucket) -> str:

@@ -7,21 +7,26 @@ from functools import partial
 import structlog
 import trio
 
-from ostnode.errors import BusyError
+from ostnode.errors import BusyError, ShuttingDownError
 from ostnode.roles.index.core.feed import STAMPS_MAX, stamp
 from ostnode.roles.index.core.lease import LostLeaseError
+from ostnode.roles.index.database.engine import DatabaseFailedError
 from ostnode.roles.index.leading import Leader
 
 _LOG = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Urgent changes are stamped as soon as they are durable, the others every interval."""
+    """Urgent changes are stamped as soon as they are durable, the others every interval.
+
+    `failures` counts attempts that ended with an error.
+    """
 
     def __init__(self, push_interval_s: float) -> None:
         self._push_interval_s = push_interval_s
         self._urgent = trio.Event()
         self._news = trio.Event()
+        self.failures = 0
 
     @property
     def news(self) -> trio.Event:
@@ -56,7 +61,15 @@ class Heartbeat:
             except LostLeaseError:
                 next_push = trio.current_time()  # leading again, look at everything
             except BusyError as error:
-                _LOG.warning("feed not stamped", reason=error.message)
+                _LOG.warning("feed_put_off", reason=error.message)
+                await trio.sleep_until(next_push)
+            except ShuttingDownError:
+                return  # whatever ends the index is told elsewhere
+            except DatabaseFailedError:
+                raise
+            except Exception:  # noqa: BLE001  a row that cannot be read must not end the index
+                self.failures += 1
+                _LOG.exception("feed_not_stamped")
                 await trio.sleep_until(next_push)
             with trio.move_on_at(next_push):
                 await self._urgent.wait()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ostnode.roles.index.figures import Figures
 from ostnode.roles.index.fleet import Fleet
+from ostnode.roles.index.heartbeat import Heartbeat
 from ostnode.roles.index.leading import Leader
 from ostnode.roles.index.upkeep import Upkeep
 
@@ -16,5 +17,6 @@ class Insight:
 
     figures: Figures
     fleet: Fleet
+    heartbeat: Heartbeat
     leader: Leader
     upkeep: Upkeep

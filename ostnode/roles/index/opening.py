@@ -77,7 +77,7 @@ async def open_index(
             leader = Leader(repository.transact, rng.token(HOLDER_BYTES), alone=True)
             await nursery.start(leader.run)
             await nursery.start(heartbeat.run, leader)
-            insight = _insight(options, leader, repository, clock=clock, rng=rng)
+            insight = _insight(options, heartbeat, leader, repository, clock=clock, rng=rng)
             nursery.start_soon(insight.upkeep.run, leader)
             comparing = Comparing(repository, incarnation=meta.incarnation, clock=clock)
             nursery.start_soon(comparing.run)
@@ -100,7 +100,13 @@ async def open_index(
 
 
 def _insight(
-    options: IndexOptions, leader: Leader, repository: Repository, *, clock: Clock, rng: Rng
+    options: IndexOptions,
+    heartbeat: Heartbeat,
+    leader: Leader,
+    repository: Repository,
+    *,
+    clock: Clock,
+    rng: Rng,
 ) -> Insight:
     """The buckets as a whole, and the jobs that are the leader's."""
     fleet = Fleet(options.rules, repository.transact)
@@ -117,6 +123,7 @@ def _insight(
     return Insight(
         figures,
         fleet,
+        heartbeat,
         leader,
         Upkeep([
             Drain("chores", options.push_interval_s, do_slice),
