@@ -26,6 +26,7 @@ from ostnode.web.admin_app import make_admin_app
 from ostnode.web.serve import serve_http
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import Caller, Kind, Reply, Service
+from ostnode.wire.checking import Compare
 from ostnode.wire.fields import Request
 from ostnode.wire.membership import GetRoster
 from ostnode.wire.messages import Feed
@@ -205,7 +206,7 @@ class Interruptible(Service):
 
     @override
     async def handle(self, caller: Caller, request: Request, body: Buffer = b"") -> Reply:
-        if not isinstance(request, Feed | GetRoster):
+        if not (isinstance(request, Feed | GetRoster | Compare) and request.wait_ms):
             return await self._service.handle(caller, request, body)
         outcome: Reply | OstError = ShuttingDownError("this node is stopping; ask again")
         async with trio.open_nursery() as nursery:

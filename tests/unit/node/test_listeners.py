@@ -23,7 +23,9 @@ from ostnode.node.seams import Seams
 from ostnode.wire import messages as m
 from ostnode.wire.buffers import Buffer
 from ostnode.wire.calls import NOBODY, Caller, Kind, Reply, Service
+from ostnode.wire.checking import Compare, Part
 from ostnode.wire.fields import Request
+from ostnode.wire.membership import GetRoster
 from ostnode.wire.status import ClusterStatus
 from tests.support.index_cluster import SeededRng
 
@@ -45,7 +47,12 @@ class Polled(Service):
         return Reply(m.Ok())
 
 
-async def test_a_long_poll_ends_when_the_node_stops(autojump_clock) -> None:
+@pytest.mark.parametrize(
+    "poll",
+    [POLL, GetRoster(0, 60_000), Compare(0, Part.ASK, 0, 0, 0, wait_ms=60_000)],
+    ids=lambda poll: type(poll).__name__,
+)
+async def test_a_long_poll_ends_when_the_node_stops(autojump_clock, poll) -> None:
     stopping = trio.Event()
     service = Interruptible(Polled(wait_s=60), stopping)
 
@@ -56,7 +63,7 @@ async def test_a_long_poll_ends_when_the_node_stops(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_later)
         with pytest.raises(ShuttingDownError):
-            await service.handle(NOBODY, POLL)
+            await service.handle(NOBODY, poll)
     assert trio.current_time() == pytest.approx(5)
 
 
