@@ -69,6 +69,24 @@ async def test_bodies_of_a_link_are_made_in_turn_and_a_few_at_once(autojump_cloc
             assert order[-1] == name
 
 
+async def test_nobody_takes_the_place_that_was_given_to_another(autojump_clock):
+    unsent, order = Unsent(Outlet(), 100), []
+    for _ in range(BODIES_AT_ONCE):
+        await unsent.take_place()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(place_in, unsent, order, "early")
+        await trio.testing.wait_all_tasks_blocked()
+
+        @nursery.start_soon
+        async def give_another():
+            await trio.testing.wait_all_tasks_blocked()
+            unsent.give_place()
+
+        unsent.give_place()
+        await place_in(unsent, order, "late")
+    assert order == ["early", "late"]
+
+
 async def test_b50_when_all_hold_too_much_a_link_makes_one_body_at_a_time(
     outlet, unsent, other, autojump_clock
 ):
