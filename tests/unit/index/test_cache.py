@@ -134,3 +134,16 @@ def test_a_disk_that_fails_what_is_written_together_ends_the_node(database) -> N
     with pytest.raises(DatabaseFailedError):
         database.run_batch(jobs)
     assert [type(job.error) for job in jobs] == [DatabaseFailedError, DatabaseFailedError]
+
+
+def test_what_a_refused_block_has_seen_is_forgotten_with_it(database) -> None:
+    def work(tables: Tables) -> None:
+        with pytest.raises(OstError), tables.alone():
+            burn(1)(tables)
+            assert len(tables.burned.where()) == 1
+            raise OstError("no")
+        assert tables.burned.where() == []
+        burn(2)(tables)
+
+    run_alone(database, work)
+    assert burned(database) == [2]
