@@ -85,8 +85,18 @@ class IndexAccounts(RuleBasedStateMachine):
         self.transact(lambda tables: found(tables, options, Principal(bytes(32)), 5))
         for bucket in self.buckets:
             self.sync(bucket, 0)
+            bucket.hear(self.read_feed(bucket))  # only of one that reads the feed blobs are evicted
         for principal in PEOPLE:
             self.register(principal, 16)
+        self.register(PEOPLE[0], 9, "evict_oldest")
+
+    @rule(blob_id=blobs)
+    def post(self, blob_id: BlobId) -> None:
+        """The first of the people, who evicts, posts one more."""
+        token = self.allocate(PEOPLE[0], blob_id, 0)
+        if isinstance(token, Token):
+            self.push(token)
+            self.sync(self.bucket_of(token), 5)
 
     @rule(principal=people, limit=st.integers(0, 24), on_full=st.sampled_from(ON_FULL))
     def register(self, principal: Principal, limit: int, on_full: str = "refuse") -> None:
