@@ -138,7 +138,7 @@ def test_a_disk_that_fails_what_is_written_together_ends_the_node(database) -> N
 
 def test_what_a_refused_block_has_seen_is_forgotten_with_it(database) -> None:
     def work(tables: Tables) -> None:
-        with pytest.raises(OstError), tables.alone():
+        with pytest.raises(OstError), tables.alone():  # noqa: PT012  a block like a decision's
             burn(1)(tables)
             assert len(tables.burned.where()) == 1
             raise OstError("no")
