@@ -147,3 +147,15 @@ def test_what_a_refused_block_has_seen_is_forgotten_with_it(database) -> None:
 
     run_alone(database, work)
     assert burned(database) == [2]
+
+
+def test_a_row_that_changes_again_is_found_by_what_it_is_now(database) -> None:
+    def work(tables: Tables) -> None:
+        tables.users.put(ALICE)
+        assert tables.users.where(used=0) == [ALICE]
+        spend(tables)
+        spend(tables)
+        assert tables.users.where(used=0) == tables.users.where(used=1) == []
+        assert len(tables.users.where(used=2)) == 1
+
+    run_alone(database, work)
