@@ -12,7 +12,7 @@ from ostnode.wire.messages import Space
 
 @dataclass(frozen=True, slots=True)
 class BucketStatus(Message):
-    """A bucket as the index sees it. `state` is pending, active, full or revoked."""
+    """A bucket as the index sees it; `wire.fleet` lists the states."""
 
     principal: Principal
     state: ShortText
