@@ -240,6 +240,31 @@ async def test_the_window_of_bytes_holds_callers_back(autojump_clock):
         assert 3 <= trio.current_time() - start < 4
 
 
+async def test_the_window_counts_the_bytes_of_a_body_of_wider_items(autojump_clock):
+    async def slow(caller, request, body):
+        await trio.sleep(1)
+        return Reply(m.PushResult(len(body)))
+
+    most = memoryview(bytes(3 * BODY_BYTES_MAX // 4)).cast("Q")
+    limits = LinkLimits(window_bytes=BODY_BYTES_MAX)
+    async with linked(slow, limits=limits) as (link, _):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(link.call, PUSH, most)
+        assert trio.current_time() >= 2
+        with pytest.raises(FrameTooLargeError):
+            await link.call(PUSH, memoryview(bytes(2 * BODY_BYTES_MAX)).cast("Q"))
+
+
+async def test_a_caller_that_is_cancelled_asks_for_nothing(autojump_clock):
+    async with linked() as (link, _):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await link.call(READ)
+        assert scope.cancelled_caught
+        assert link._connection.in_flight == 0
+
+
 async def test_the_callers_deadline_travels_and_is_kept_by_the_server(autojump_clock):
     ended = []
 

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from ostnode.codec import encode
-from ostnode.errors import InternalError, NotFoundError
+from ostnode.errors import BusyError, InternalError, NotFoundError
 from ostnode.net.intake import Intake
 from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
 from ostnode.net.outlet import BODIES_AT_ONCE
@@ -316,6 +316,32 @@ async def test_a_handler_whose_tasks_fail_is_an_internal_error(autojump_clock, f
     async with served(with_tasks) as cluster, cluster.link() as link:
         with pytest.raises(InternalError):
             await link.call(READ)
+
+
+async def test_a_handler_that_fails_as_it_is_cancelled_is_cancelled_and_told_in_the_log(
+    autojump_clock,
+):
+    async def fail_at_the_end():
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("it failed")
+
+    async def with_tasks(caller, request, body):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_at_the_end)
+            nursery.start_soon(trio.sleep_forever)
+
+    async with served(with_tasks) as cluster:
+        stream, connection = await shake_hands(cluster)
+        request_id, outgoing = connection.send_request(READ, 60_000)
+        await stream.send_all(wire(outgoing))
+        await trio.testing.wait_all_tasks_blocked()
+        with structlog.testing.capture_logs() as logs:
+            await stream.send_all(wire(connection.send_cancel(request_id)))
+            (event,) = await until_event(stream, connection)
+        assert isinstance(event.outcome, BusyError)
+        assert [entry["event"] for entry in logs] == ["call failed"]
 
 
 async def test_who_waits_for_a_request_keeps_no_body_of_the_last(autojump_clock):
