@@ -148,6 +148,7 @@ async def test_b59_an_index_put_back_grants_when_every_bucket_has_agreed(
     await back_up(cluster)
     late = await go_on(cluster, alice, general, doomed)
     away = cluster.buckets[late.reference.bucket]
+    away_name = late.reference.bucket.text(PrincipalKind.BUCKET)
     await away.stop()
     await cluster.index.stop()
     put_back(cluster, cluster.index)
@@ -158,10 +159,12 @@ async def test_b59_an_index_put_back_grants_when_every_bucket_has_agreed(
     await cluster.index.start()
 
     async def missing() -> int:
-        _, told = await command(cluster, "cluster", "status")
-        return len(told.get("missing", ()))
+        async with client_of(cluster, cluster.app) as operator:
+            return len((await operator.check_progress()).missing)
 
     await eventually("buckets that are missing", 1, missing)
+    _, status = await command(cluster, "cluster", "status")
+    assert status["missing"] == [away_name]
     address = f"{cluster.index_principal.text(PrincipalKind.INDEX)}@{cluster.index_url}"
     key = cluster.root / "bob.key"
     bob = KeyPair.from_seed(create_key_file(key))
