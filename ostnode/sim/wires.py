@@ -46,7 +46,6 @@ class Pipe:
         self.cut_next = False
         self._rng, self._delay_s, self._trace = rng, delay_s, trace
         self._flight: deque[tuple[float | None, bytes | Mark]] = deque()
-        self._last_due = 0.0
         self._arrived = bytearray()
         self._pending = 0
         self._over: Mark | None = None
@@ -123,12 +122,11 @@ class Pipe:
         self._changed.unpark_all()
 
     def _due(self) -> float | None:
-        """When what follows now arrives: after what is before it. None while that is unknown."""
+        """When what is sent now arrives, unless something before it is still under way then; None
+        while that is unknown.
+        """
         delay_s = None if self._flight and self._flight[-1][0] is None else self._delay_s()
-        if delay_s is None:
-            return None
-        self._last_due = max(self._last_due, trio.current_time() + delay_s)
-        return self._last_due
+        return None if delay_s is None else trio.current_time() + delay_s
 
     def release(self) -> None:
         """Send what was held on its way, as far as nothing holds it still."""

@@ -227,6 +227,8 @@ async def test_a_killed_process_is_told_of_by_its_system(autojump_clock):
                 ends.add("reset")
             with pytest.raises(LinkClosedError, match="refused"):
                 await pair.near.connect(ADDRESS)
+            with pytest.raises(trio.BrokenResourceError):
+                await pair.here.send_all(bytes(2 * PIPE_BYTES_MAX))
     assert ends == {b"", "reset"}
 
 

@@ -60,20 +60,49 @@ def test_what_was_acknowledged_survives_a_crash_of_either_role(power):
     play(scene)
 
 
-def test_what_was_not_synced_is_lost_with_the_power_only():
-    async def scene(world: World) -> list[int]:
-        await settle_in(world)
-        disk = world.buckets[0].disk
-        file = disk.open("stray", create=True)
-        disk.sync_names()
-        file.write(0, [bytes(range(256)) * 64])
-        await world.crash("bucket0", power=False)
-        kept = len(world.buckets[0].disk.files["stray"].seen)
-        await world.crash("bucket1", power=True)
-        lost = disk.power_lost(1).files["stray"].seen
-        return [kept, len(lost.rstrip(b"\0")) < kept]
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "without power"])
+def test_what_was_not_synced_is_lost_with_the_power_only(power):
+    stray = bytes(range(1, 256)) * 256
 
-    assert play(scene) == [256 * 64, True]
+    async def scene(world: World) -> None:
+        await settle_in(world)
+        kept = set()
+        for node in world.buckets:
+            file = node.disk.open("stray", create=True)
+            node.disk.sync_names()
+            file.write(0, [stray])
+            before = node.disk
+            await world.crash(node.name, power=power)
+            assert node.disk is not before
+            kept.add(bytes(node.disk.files["stray"].seen) == stray)
+        assert (False in kept) is power
+
+    play(scene)
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "without power"])
+def test_a_machine_without_power_says_nothing_to_those_who_talk_to_it(power):
+    async def scene(world: World) -> bool:
+        await settle_in(world)
+        async with world.link(ALICE, "index") as link:
+            await world.crash("index", power=power)
+            with trio.move_on_after(10) as scope:
+                await link.wait_closed()
+        return scope.cancelled_caught
+
+    assert play(scene) is power
+
+
+def test_a_node_signs_by_its_own_clock():
+    async def scene(world: World) -> None:
+        await settle_in(world)
+        world.clock_of("index").set(5000)
+        before = int(world.clock.now())
+        await ask(world, ALICE, "index", m.Allocate(blob_of(DATA), len(DATA)))
+        (grant,) = world.index_tables().grants.where()
+        assert grant.latest_end >= before + 5000
+
+    play(scene)
 
 
 def test_committed_rows_can_be_read_while_the_index_is_down():
