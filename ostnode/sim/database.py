@@ -77,10 +77,10 @@ class SimDatabase:
         self.crash_at = None
         self._connection = _connect()
         self._connection.deserialize(backup)
+        self._tables = SqlTables(self._connection)
         if now_us is not None:
             run_alone(self.open(), partial(take_incarnation, now_us=now_us))
             self.shut_out()
-        self._tables = SqlTables(self._connection)
 
 
 class _Engine(SqliteDatabase):
