@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ostnode.errors import BusyError, OstError
 from ostnode.ids import Principal, Uid
-from ostnode.roles.index.core.rows import Burned, User
+from ostnode.roles.index.core.rows import Burned, OutboxAnswer, User
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.engine import DatabaseFailedError, Job
 from ostnode.roles.index.database.repository import run_alone
@@ -157,5 +157,17 @@ def test_a_row_that_changes_again_is_found_by_what_it_is_now(database) -> None:
         spend(tables)
         assert tables.users.where(used=0) == tables.users.where(used=1) == []
         assert len(tables.users.where(used=2)) == 1
+
+    run_alone(database, work)
+
+
+def test_rows_that_a_condition_deletes_are_known_no_more(database) -> None:
+    answer = OutboxAnswer(ALICE.principal, 1, b"digest", b"", 0)
+
+    def work(tables: Tables) -> None:
+        tables.answers.put(answer)
+        assert tables.answers.get(ALICE.principal, 1) == answer
+        tables.drop_answers_before(ALICE.principal, 2)
+        assert tables.answers.get(ALICE.principal, 1) is None
 
     run_alone(database, work)
