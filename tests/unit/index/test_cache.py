@@ -164,10 +164,10 @@ def test_a_row_that_changes_again_is_found_by_what_it_is_now(database) -> None:
 def test_rows_that_a_condition_deletes_are_known_no_more(database) -> None:
     answer = OutboxAnswer(ALICE.principal, 1, b"digest", b"", 0)
 
-    def work(tables: Tables) -> None:
+    def work(tables: Tables) -> OutboxAnswer | None:
         tables.answers.put(answer)
-        assert tables.answers.get(ALICE.principal, 1) == answer
         tables.drop_answers_before(ALICE.principal, 2)
-        assert tables.answers.get(ALICE.principal, 1) is None
+        return tables.answers.get(ALICE.principal, 1)
 
-    run_alone(database, work)
+    # Not asserted within: what fails behind a write is run again on the plain tables.
+    assert run_alone(database, work) is None
