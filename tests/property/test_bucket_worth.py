@@ -14,6 +14,7 @@ from random import Random
 
 import pytest
 
+from ostnode.ids import BlobId, Uid
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.core.chunks import count_chunks
 from ostnode.roles.bucket.core.healing import lose_chunks, must_come_again
@@ -93,6 +94,7 @@ class CompactedLife(BucketMachine):
             self.sweep: 9,
             lambda: self.expire_uploads(self.one_of((True, False, False))): 1,
             self.block: 1,
+            self.order: 2,
             self.damage: 3,
             self.clear: 2,
             self.scrub: 1,
@@ -136,6 +138,16 @@ class CompactedLife(BucketMachine):
         self.version += 1
         event = e.PrincipalBlocked(CAROL.principal, self.one_of((True, False)), self.version)
         self.index.tell(event)
+
+    def order(self) -> None:
+        """Evictions and blocks of blobs that nobody has: what they write is what counts here."""
+        self.version += 1
+        blob_id = BlobId(bytes([self.rng.randrange(2)]) * 32)
+        uid = Uid(bytes([self.rng.randrange(2)]) * 8)
+        blocked = self.one_of((True, False))
+        self.index.tell(
+            self.one_of((e.EvictBlob(uid, blob_id), e.BlobBlocked(blob_id, blocked, self.version)))
+        )
 
     def damage(self) -> None:
         """Of a chunk, stored or not; what it hits is not readable, and comes again."""
