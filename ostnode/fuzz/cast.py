@@ -16,16 +16,17 @@ NAMES: Final = (
     "operator",
     "alice",
     "bob",
+    "carol",
     "mallory",
     "rival",
     "general",
     "random",
 )
-"""The nodes; the app and an operator; two registered users; a stranger; a bucket of nobody's; two
+"""The nodes; the app and an operator; three registered users; a stranger; a bucket of nobody's; two
 chats."""
-PEERS: Final = ("alice", "bob", "mallory", "rival", "app", "operator", "bucket", "index")
+PEERS: Final = ("alice", "bob", "carol", "mallory", "rival", "app", "operator", "bucket", "index")
 """Who may be played."""
-USERS: Final = frozenset({"alice", "bob"})
+USERS: Final = frozenset({"alice", "bob", "carol"})
 STRANGERS: Final = frozenset({"mallory", "rival"})
 """Who is nobody to the nodes: whatever they do, nothing changes."""
 _KINDS: Final[Mapping[str, frozenset[Kind]]] = {

@@ -39,6 +39,7 @@ READ_ONLY: Final = frozenset({
     "locate",
     "cluster_status",
     "fleet_status",
+    "list_members",
     "upload_status",
     "blob_info",
     "read_blob",

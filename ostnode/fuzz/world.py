@@ -46,6 +46,8 @@ STORED: Final = b"alice sends this to general, and it is stored"
 """A whole blob of alice's, in the chat `general`."""
 BEGUN: Final = b"alice has begun to send this; one chunk of it is there"
 """A blob whose first chunk has come."""
+OLD: Final = b"carol has sent this before, and would lose it first"
+"""A whole blob of carol's, who loses her oldest rather than be refused."""
 _SETTLED_S: Final = 3.0
 """Longer than the index keeps small changes to itself."""
 _UNJUDGED: Final = frozenset({"meta", "buckets", "feed", "unstamped", "leases"})
@@ -125,22 +127,23 @@ class World:
         return run_alone(self._database, _broken)
 
     async def live(self) -> None:
-        """The history: two users, a stored blob in a chat, an upload that was begun."""
+        """The history: three users, stored blobs in a chat, an upload that was begun."""
         await self.call(m.SyncBucket(self._incarnation, 1, (), _ROOMY, URL))
         changes = tuple(
-            m.UserChange("register", self.cast.principal(who), LIMIT_BYTES)
-            for who in ("alice", "bob")
+            m.UserChange("register", self.cast.principal(who), LIMIT_BYTES, on_full)
+            for who, on_full in _USERS.items()
         )
         await self.ask("app", m.ChangeUsers(changes))
         await self.sync()
         await self._upload("alice", "used", STORED, chunks=len(pieces_of(STORED)))
         await self._upload("alice", "open", BEGUN, chunks=1)
         await self._upload("bob", "bobs", STORED, chunks=0)
+        await self._upload("carol", "carols", OLD, chunks=len(pieces_of(OLD)))
         for _ in range(2):  # what the index hears of the uploads is news for the feed again
             await trio.sleep(_SETTLED_S)
             await self.sync()
         _, self.cursor = self.bucket.desk.durable.feed_cursor()
-        for who in ("alice", "bob"):
+        for who in _USERS:
             info = await self.ask(who, m.GetUser())
             assert isinstance(info, m.UserInfo)
             self.uids[who] = info.uid
@@ -159,6 +162,8 @@ class World:
         return EPOCH * 1_000_000
 
 
+_USERS: Final = {"alice": "refuse", "bob": "refuse", "carol": "evict_oldest"}
+"""What becomes of each one's blobs when the allowance is full."""
 _ROOMY: Final = m.Space(total=1 << 30, free=1 << 30, stored=0)
 
 
@@ -223,7 +228,8 @@ def _dump(tables: Tables) -> bytes:
 def _broken(tables: Tables) -> list[str]:
     problems = []
     for user in tables.users.where():
-        used = sum(charge.size for charge in tables.charges.where(uid=user.uid))
+        charges = tables.charges.where(uid=user.uid)
+        used = sum(charge.size for charge in charges if not charge.evicting)
         reserved = sum(grant.reserved for grant in tables.grants.where(uid=user.uid))
         if (used, reserved) != (user.used, user.reserved):
             problems.append("an account is not the sum of its charges and grants")

@@ -11,7 +11,7 @@ from ostnode.codec import encode
 from ostnode.fuzz.cases import Dial, Greet, Prove, Step
 from ostnode.fuzz.cast import PEERS, Cast
 from ostnode.fuzz.links import frame
-from ostnode.fuzz.world import BEGUN, CLUSTER, EPOCH, STORED, blob_id_of, open_world
+from ostnode.fuzz.world import BEGUN, CLUSTER, EPOCH, OLD, STORED, blob_id_of, open_world
 from ostnode.identity.tokens import AccessToken, Grant, Scope, mint_access, mint_grant
 from ostnode.ids import GrantId, Uid
 from ostnode.virtual import run_virtual
@@ -59,7 +59,7 @@ class Material:
 
     def principal(self, rng: Random) -> bytes:
         """Somebody's, or nobody's."""
-        names = ("alice", "bob", "mallory", "general", "random", "bucket", "index", "app")
+        names = ("alice", "bob", "carol", "mallory", "general", "random", "bucket", "index", "app")
         choices = [self.cast.principal(name) for name in names]
         return bytes(rng.choice([*choices, bytes(32), rng.randbytes(32)]))
 
@@ -72,7 +72,7 @@ async def _gather(cast: Cast) -> tuple[dict[str, bytes], dict[str, bytes], int]:
 def gather_material(cast: Cast) -> Material:
     """Open a world once and take along what its people hold; a live node takes them for forged."""
     uids, grants, cursor = run_virtual(lambda: _gather(Cast()))
-    blobs = [blob_id_of(STORED), blob_id_of(BEGUN), blob_id_of(b"nothing")]
+    blobs = [blob_id_of(data) for data in (STORED, BEGUN, OLD, b"nothing")]
     known = [*grants.values(), *_forged_grants(cast, uids)]
     return Material(cast, uids, known, _tokens(cast, uids), blobs, cursor)
 

@@ -117,7 +117,7 @@ def _reads(rng: Random, material: Material) -> tuple[str, list[Step]]:
 
 def _quota(rng: Random, _material: Material) -> tuple[str, list[Step]]:
     """Allocations around the limit, many at once."""
-    steps = opened(0, rng.choice(("alice", "bob")), "index")
+    steps = opened(0, rng.choice(("alice", "bob", "carol")), "index")
     allocate = call_of(m.Allocate).number
     sizes = (0, 1, 2048, 3900, 3998, 3999, 4000, 4050, 4051, 4052, 4096, 4097, (1 << 63) - 1)
     data = b"".join(

@@ -161,7 +161,7 @@ def _storm(rng: Random, _material: Material) -> list[Step]:
 def _unread(rng: Random, _material: Material) -> list[Step]:
     """More PINGs than a node may keep PONGs for, and nobody reads."""
     steps: list[Step] = [*opened(0, anybody(rng), somewhere(rng)), Deaf(0)]
-    return [*steps, Send(0, ping(7), times=rng.randint(8_000, 8_500)), Pause(1.0)]
+    return [*steps, Send(0, ping(7), times=rng.randint(4_000, 4_500)), Pause(1.0)]
 
 
 def _deaf(rng: Random, material: Material) -> list[Step]:
