@@ -21,6 +21,7 @@ from ostnode.ids import SIZE_MAX, ClusterId, Principal
 from ostnode.roles.index import DatabaseUnusableError, Rules
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.memberrows import Invite, MemberState, PastKey, RosterEpoch
+from ostnode.roles.index.core.roster import roster
 from ostnode.roles.index.core.rows import THE_INDEX
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.database.repository import run_alone
@@ -151,6 +152,19 @@ def test_a_cluster_is_full_with_256_buckets_revoked_ones_aside(run) -> None:
     assert join(run).member is not None
     with pytest.raises(BusyError, match="256 buckets"):
         run(lambda tables: core.approve(tables, named[0], NOW))
+
+
+def test_the_rows_of_members_are_bounded_and_those_that_are_there_may_return(
+    run, monkeypatch
+) -> None:
+    monkeypatch.setattr(core, "ROWS_MAX", 2)
+    run(lambda tables: core.take_up(tables, [FIRST, OTHER], NOW))
+    run(lambda tables: core.invite(tables, some_invite(), NOW))
+    run(lambda tables: core.revoke(tables, FIRST, NOW))
+    with pytest.raises(BusyError, match="have been in this cluster"):
+        join(run)
+    assert len(run(lambda tables: tables.invites.where())) == 1
+    assert run(lambda tables: core.approve(tables, FIRST, NOW)).member.state == "approved"
 
 
 async def test_a_config_with_too_many_beside_those_that_joined_does_not_start(tmp_path) -> None:
@@ -302,6 +316,15 @@ def test_a_key_follows_another_and_the_name_stays(two) -> None:
     assert change(two, SECOND, now=NOW + 5) == member  # a lost answer
     assert change(two, SECOND, caller=SECOND, now=NOW + 500) == member
     assert change(two, THIRD, old=SECOND, caller=SECOND, now=NOW + 101).key == THIRD
+
+
+def test_the_roster_names_the_old_key_until_its_end(two) -> None:
+    change(two, SECOND)
+    for now, old_key in ((NOW + 100, FIRST), (NOW + 101, None)):
+        two(lambda tables, now=now: core.revoke(tables, OTHER, now))
+        two(lambda tables, now=now: core.approve(tables, OTHER, now))
+        told = two(lambda tables: roster(tables, ClusterId(bytes(16)), THIRD))
+        assert {each.principal: each.old_key for each in told.buckets}[FIRST] == old_key
 
 
 def test_only_the_present_key_names_its_successor(two) -> None:
@@ -570,6 +593,33 @@ async def test_a_bucket_that_waits_for_approval_hears_of_itself_alone(autojump_c
         await cluster.ask(cluster.operator, mb.ApproveBucket(newcomer.proven))
         approved = Caller(newcomer.proven, frozenset({Kind.BUCKET}))
         assert len((await roster_of(cluster, caller=approved)).buckets) == 3
+
+
+async def test_an_answer_that_is_overtaken_does_not_put_an_older_roster_in_place(
+    autojump_clock, monkeypatch
+) -> None:
+    async with an_index(buckets=2) as cluster:
+        membership, started = cluster.service.membership, trio.current_time()
+        transact = membership._transact
+
+        async def late_at_first(*operation, **arguments):
+            outcome = await transact(*operation, **arguments)
+            if trio.current_time() == started:
+                await trio.sleep(10)
+            return outcome
+
+        monkeypatch.setattr(membership, "_transact", late_at_first)
+        told: list[int] = []
+
+        async def ask_early() -> None:
+            told.append((await roster_of(cluster)).epoch)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_early)
+            await trio.sleep(5)
+            await cluster.ask(cluster.operator, mb.RevokeBucket(cluster.buckets[1].caller.proven))
+            newest = (await roster_of(cluster)).epoch
+        assert told[0] < newest == membership.epoch
 
 
 async def test_who_waits_for_the_roster_hears_of_a_new_address(autojump_clock, tmp_path) -> None:

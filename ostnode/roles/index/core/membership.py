@@ -91,6 +91,8 @@ def join(tables: Tables, caller: Principal, request: mb.Join, now: int) -> Chang
     if _owner(tables, caller) is not None:
         raise NotAuthorizedError("this is another bucket's key")
     _check_room(tables)
+    if len(tables.members.where()) >= ROWS_MAX:
+        raise BusyError("too many buckets have been in this cluster")
     tables.invites.drop(found.invite_id)
     state = MemberState.APPROVED if found.auto_approve else MemberState.PENDING
     member = Member(caller, state, caller, label=found.label, changed_at=now)
@@ -285,7 +287,5 @@ def _taking_part(tables: Tables) -> int:
 
 
 def _check_room(tables: Tables) -> None:
-    if len(tables.members.where()) >= ROWS_MAX:
-        raise BusyError("too many buckets have been in this cluster")
     if _taking_part(tables) >= mb.MEMBERS_MAX:
         raise BusyError(f"a cluster has at most {mb.MEMBERS_MAX} buckets: revoke some first")
