@@ -135,8 +135,8 @@ class IndexConfig(_RoleConfig):
 
     `target_active` buckets are kept active, with `headroom` bytes free among them; 0 is no target,
     and then every bucket is activated. Too few, `provisioner` makes one: `local` on this host in
-    `provision_dir`, to be reached at `provision_host`; `command` by running `provision_command`. One
-    that has not reported after `provision_retry` is ordered again.
+    `provision_dir`, to be reached at `provision_host`; `command` by running `provision_command`.
+    One that has not reported after `provision_retry` is ordered again.
     """
 
     apps: Annotated[Apps, Field(min_length=1)]
