@@ -36,8 +36,10 @@ from ostnode.fuzz.spec import CANCEL, GOAWAY, PONG
 from ostnode.fuzz.world import EPOCH
 from ostnode.wire import messages as m
 from ostnode.wire.calls import call_of
+from ostnode.wire.checking import Compare
 from ostnode.wire.session import FrameKind
 
+_COMPARE: Final = call_of(Compare).number
 _FEED: Final = call_of(m.Feed).number
 _USER: Final = call_of(m.GetUser).number
 
@@ -126,17 +128,21 @@ def _ids(rng: Random, _material: Material) -> list[Step]:
 
 
 def _overrun(rng: Random, material: Material) -> list[Step]:
-    """About as many polls as the window takes."""
+    """About as many questions that wait as the window takes."""
     count = WINDOW_REQUESTS + rng.choice((0, 1, 1, 2, 40))
-    polls = b"".join(request(number, _FEED, _poll(material)) for number in range(1, count + 1))
+    call, message = _waiting(rng, material)
+    asks = b"".join(request(number, call, message) for number in range(1, count + 1))
     later = [Pause(5.0)]
     cancels = b"".join(_cancel(number) for number in range(1, rng.choice((1, 3, count + 1))))
-    return [*opened(0, "bucket", "index"), Send(0, polls), *later, Send(0, cancels)]
+    return [*opened(0, "bucket", "index"), Send(0, asks), *later, Send(0, cancels)]
 
 
-def _poll(material: Material) -> dict[str, object]:
-    """A poll of the feed that waits: there is no news."""
-    return {"incarnation": EPOCH * 1_000_000, "seq": material.cursor, "wait_ms": 60_000}
+def _waiting(rng: Random, material: Material) -> tuple[int, dict[str, object]]:
+    """A bucket's call that waits, for there is no news. Of those to the feed only one does."""
+    if rng.random() < 0.1:  # noqa: PLR2004
+        return _FEED, {"incarnation": EPOCH * 1_000_000, "seq": material.cursor, "wait_ms": 60_000}
+    zero = dict.fromkeys(("run", "incarnation", "index_incarnation", "position"), 0)
+    return _COMPARE, {**zero, "part": "ask", "wait_ms": 60_000}
 
 
 def _cancel(number: int) -> bytes:
@@ -180,7 +186,7 @@ def _deadlines(rng: Random, material: Material) -> list[Step]:
     steps = opened(0, "bucket", "index")
     for number in range(1, 6):
         ms = rng.choice((0, 1, 2, 1_000, 600_000, 600_001))
-        steps.append(Send(0, request(number, _FEED, _poll(material), ms=ms)))
+        steps.append(Send(0, request(number, *_waiting(rng, material), ms=ms)))
         if rng.random() < 0.5:  # noqa: PLR2004
             steps.append(Send(0, _cancel(rng.randint(1, number))))
     return steps
