@@ -16,7 +16,7 @@ import trio
 from ostnode.client.errors import UnreachableError
 from ostnode.config import Config
 from ostnode.env import Rng
-from ostnode.errors import InternalError, NotAuthorizedError, UnauthenticatedError
+from ostnode.errors import InternalError, UnauthenticatedError
 from ostnode.identity.keys import KeyPair, verify
 from ostnode.ids import Principal
 from ostnode.keyfiles import (
@@ -69,14 +69,7 @@ async def rotate_bucket_key(config: Config, number: int, overlap_s: int, seams: 
     request = ChangeBucketKey(*sign_key_change(old, new, config.cluster_id, overlap_s))
     keys = counting(remembered.keys, seams.clock.now()) or (place.index,)
     index = _Index(place.peer, keys, config.node.peer_tls, seams)
-    try:
-        until = await index.tell(old, request)
-    except NotAuthorizedError as refusal:
-        # Cut off after the index had agreed, and the old key is over since?
-        try:
-            until = await index.tell(new, request)
-        except NotAuthorizedError:
-            raise refusal from None
+    until = await index.tell(old, request)
     keep_change(table.data_dir, request)
     put_in_place(successor, table.key_file)
     return Rotated(remembered.bucket, new.principal, until)
