@@ -29,11 +29,14 @@ from ostnode.roles.index import DatabaseFailedError
 from ostnode.sim.database import Moment, SimDatabase
 from ostnode.sim.machine import Life, SimClock, SimMemory, SimWorker
 from ostnode.sim.network import Port, SimNetwork
+from ostnode.sim.overhearing import Overheard
 from ostnode.sim.tracing import Trace
 from ostnode.store.errors import StoreFailedError, StoreFullError
 from ostnode.store.keyspace import Reader
 from ostnode.store.simdisk import Faults, SimCrash, SimDisk
 from ostnode.virtual import SeededRng
+from ostnode.wire.calls import Caller
+from ostnode.wire.fields import Message, Request
 
 STOP_S: Final = 10.0
 """What a stopping node gets for what is in flight; then it is cut."""
@@ -62,6 +65,10 @@ class Surroundings(Protocol):
 
     def crashed(self, name: str) -> None:
         """A node was killed, or ended by itself."""
+        ...
+
+    def told(self, name: str, caller: Caller, request: Request, answer: Message) -> None:
+        """A node is about to answer."""
         ...
 
 
@@ -220,7 +227,9 @@ class SimNode:
     async def _serve(self, life: Life) -> None:
         seams = self.seams(life)
         async with self.open_role(seams) as role, trio.open_nursery() as nursery:
-            await nursery.start(serve_peers, role, seams, life.stopping)
+            told = partial(self._world.told, self.name)
+            served = replace(role, service=Overheard(role.service, told))
+            await nursery.start(serve_peers, served, seams, life.stopping)
             self._role = role
             life.started.set()
 
@@ -266,11 +275,16 @@ class BucketNode(SimNode):
     @property
     def rows(self) -> Reader | None:
         """What is durable, while it is open."""
-        if self._role is None:
-            return None
-        service = self._role.service
-        assert isinstance(service, BucketService)
-        return service.rows
+        return None if self._role is None else self._service(self._role).rows
+
+    @property
+    def decided(self) -> Reader | None:
+        """The same with what is on its way to the disk."""
+        return None if self._role is None else self._service(self._role).decided
+
+    def _service(self, role: Role) -> BucketService:
+        assert isinstance(role.service, BucketService)
+        return role.service
 
     @override
     def open_role(self, seams: Seams) -> AbstractAsyncContextManager[Role]:

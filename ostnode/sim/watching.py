@@ -9,11 +9,15 @@ from typing import Final
 import trio
 
 from ostnode.ids import BlobId, Uid
+from ostnode.roles.bucket.views import View
 from ostnode.roles.index.core.tables import Tables
 from ostnode.sim.invariants import Growing, problems_of, short
 from ostnode.sim.model import Account
+from ostnode.sim.overhearing import undone_at_bucket, undone_at_index, unsent
 from ostnode.sim.pictures import BucketPicture, IndexPicture, picture_bucket, picture_index
 from ostnode.sim.stage import Stage
+from ostnode.wire.calls import Caller
+from ostnode.wire.fields import Message, Request
 
 COMMITS_BETWEEN_LOOKS: Final = 25
 _EXPECTED: Final = "the index was set back, and begins anew"
@@ -55,6 +59,7 @@ class Watch:
         """Look from now on."""
         self.world.index.database.on_commit = self._committed
         self.world.on_crash.append(self._crashed)
+        self.world.on_answer.append(self._answered)
         self.stage.on_set_back.append(self._set_back)
 
     def _set_back(self) -> None:
@@ -73,6 +78,25 @@ class Watch:
         if self._commits % COMMITS_BETWEEN_LOOKS == 0 or up != self._up:
             self.look()
         self._up = up  # one that is up again shows what it has kept, before it hears anything new
+
+    def _answered(self, name: str, caller: Caller, request: Request, answer: Message) -> None:
+        """Nobody is told what a crash at this moment would undo (10)."""
+        for problem in self._undone(name, caller, request, answer):
+            self._tell(iter([f"{problem} by {name}, and would be undone by a crash"]))
+
+    def _undone(
+        self, name: str, caller: Caller, request: Request, answer: Message
+    ) -> Iterator[str]:
+        for node in self.world.buckets:
+            if node.rows is None or node.decided is None:
+                continue
+            if node.name == name:
+                durable, decided = View(node.rows), View(node.decided)
+                yield from undone_at_bucket(durable, decided, request, answer)
+            elif node.key.principal == caller.principal:
+                yield from unsent(View(node.rows), request)
+        if name == self.world.index.name:
+            yield from undone_at_index(self.world.index_tables(), caller.principal, request, answer)
 
     def look(self) -> tuple[IndexPicture, list[BucketPicture]]:
         """Check everything that must hold at every moment."""

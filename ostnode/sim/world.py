@@ -28,6 +28,8 @@ from ostnode.sim.plan import Plan
 from ostnode.sim.tracing import Trace
 from ostnode.store.keyspace import Reader
 from ostnode.virtual import SeededRng, run_virtual
+from ostnode.wire.calls import Caller
+from ostnode.wire.fields import Message, Request
 
 T = TypeVar("T")
 
@@ -60,6 +62,8 @@ class World:
         self.config = self._config()
         self.on_crash: list[Callable[[str], None]] = []
         """Called with the name of a node that was killed or failed, before it starts again."""
+        self.on_answer: list[Callable[[str, Caller, Request, Message], None]] = []
+        """Called with the name of a node that is about to answer a request, and the answer."""
         self.errors: list[str] = []
         """What nodes logged as an error: in a simulation nobody but us can be at fault."""
         self._links = 0
@@ -145,6 +149,11 @@ class World:
         """A node was killed, or failed."""
         for told in self.on_crash:
             told(name)
+
+    def told(self, name: str, caller: Caller, request: Request, answer: Message) -> None:
+        """A node is about to answer."""
+        for heard in self.on_answer:
+            heard(name, caller, request, answer)
 
     def logged(self, level: str, event: EventDict) -> None:
         """A node has logged something."""

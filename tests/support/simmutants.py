@@ -232,7 +232,7 @@ MUTANTS = (
     Mutant("closed grant accepted", _closed_grant_accepted, seeds=10),
     Mutant("burned accessor forgotten by compaction", _burned_forgotten),
     Mutant("event applied twice", _applied_twice),
-    Mutant("answered before the sync", _answered_before_sync, seeds=16),
+    Mutant("answered before the sync", _answered_before_sync),
     Mutant("reservations not counted", _overdrawn, seeds=12),
     Mutant("blob not collected", _blob_kept),
     Mutant("blob collected too early", _blob_dropped),

@@ -81,6 +81,11 @@ class BucketService(Service):
         """What is durable, for whoever looks on."""
         return self._store.durable
 
+    @property
+    def decided(self) -> Reader:
+        """The same with what is on its way to the disk."""
+        return self._store.state
+
     def is_blocked(self, principal: Principal) -> bool:
         """Whether the principal may get no session."""
         return self._desk.durable.blocked(principal)
