@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+import trio
 
 from ostnode.cli import members
 from ostnode.client.errors import UnreachableError
@@ -148,6 +149,7 @@ def test_a_refused_change_of_keys_says_what_to_do(
     cli: Cli, monkeypatch, failure: Exception, code: int, told: str, hint: str
 ) -> None:
     async def refused(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
         raise failure
 
     monkeypatch.setattr(members, "rotate_bucket_key", refused)
