@@ -138,13 +138,13 @@ class Model:
             return State.OPEN
         return ref.state
 
-    def state_at_rest(self, ref: Ref, now: float) -> State:
+    def state_at_rest(self, ref: Ref, now: float, skew_s: float = 0.0) -> State:
         """The same once every deletion has arrived and every sweep is done."""
         ended = ref.name.accessor in self.burned or ref.name.uid in self.dead
         if ended or 0 < ref.expires_at <= now - SWEPT_S:
             return State.GONE
         ending = ref.name.accessor in self.burning or ref.name.uid in self.dying
-        if ending or 0 < ref.expires_at <= now:
+        if ending or 0 < ref.expires_at <= now + skew_s:
             return State.OPEN if ref.state is State.THERE else ref.state
         return ref.state
 
@@ -180,12 +180,15 @@ class Model:
                 yield f"{told(ref.name)} was acknowledged and is not there"
 
     def unkept_at_rest(
-        self, held: Mapping[Principal, Mapping[ReferenceId, object]], now: float
+        self,
+        held: Mapping[Principal, Mapping[ReferenceId, object]],
+        now: float,
+        skew_s: float = 0.0,
     ) -> Iterator[str]:
         """Every difference between what was promised and what is there, once nothing moves."""
         present = {name for names in held.values() for name in names}
         for ref in self.refs.values():
-            state = self.state_at_rest(ref, now)
+            state = self.state_at_rest(ref, now, skew_s)
             if state is State.THERE and ref.name not in present:
                 yield f"{told(ref.name)} was acknowledged and is not there"
             if state is State.GONE and ref.name in present:

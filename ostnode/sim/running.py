@@ -137,7 +137,7 @@ async def _heal_after(stage: Stage, steps: Sequence[Step], done: trio.Event) -> 
         await trio.sleep_forever()
     stage.world.trace("healing")
     await stage.world.heal()
-    stage.faults_over = True
+    stage.healed_at = stage.now
     with trio.move_on_after(_PEOPLE_S + sum(step.pause_s for step in steps)):
         await done.wait()
         return
@@ -191,7 +191,7 @@ def _reckon(stage: Stage, watch: Watch) -> None:
     index, buckets = watch.look()
     _resolve(stage, index)
     held = {bucket.principal: bucket.references for bucket in buckets}
-    for problem in stage.model.unkept_at_rest(held, stage.now):
+    for problem in stage.model.unkept_at_rest(held, stage.now, stage.skew_s):
         raise stage.violated(f"at rest: {problem}")
 
 

@@ -74,7 +74,8 @@ class Stage:
     blocked_blobs: dict[BlobId, bool] = field(default_factory=dict)
     """Blobs that operators have blocked; False once they are on the way out of it."""
     counts: dict[str, int] = field(default_factory=dict)
-    faults_over: bool = False
+    healed_at: float | None = None
+    """When the faults were over, by the clock that is right."""
     restored: bool = False
     """The index was put back: until it is repaired it may charge what has gone meanwhile."""
     on_set_back: list[Callable[[], None]] = field(default_factory=list)
@@ -121,8 +122,13 @@ class Stage:
 
     @property
     def skew_s(self) -> float:
-        """How far a bucket's clock may be from ours."""
-        return 0.0 if self.faults_over else SKEW_S
+        """How far before ours the clock of a bucket may have been up to now.
+
+        What it has found expired is gone, though its clock is right again.
+        """
+        if self.healed_at is None:
+            return SKEW_S
+        return max(0.0, self.healed_at + SKEW_S - self.now)
 
     def state(self, ref: Ref) -> State:
         """What is known of a reference now."""

@@ -72,8 +72,9 @@ class Watch:
 
     def _committed(self) -> None:
         self._commits += 1
+        problems = list(self._misled(self.world.index_tables()))
         if not self.stage.restored:
-            self._tell(self._misled(self.world.index_tables()))
+            self._tell(iter(problems))
         up = [node.running for node in self.world.buckets]
         if self._commits % COMMITS_BETWEEN_LOOKS == 0 or up != self._up:
             self.look()
