@@ -340,6 +340,8 @@ def _handshake_frames() -> Iterator[Vector]:
         yield _vector(
             f"HELLO {name}", "accepter start", _frame(t=1, **{**hello, **changes}), **sort
         )
+    # To many languages true is 1, too.
+    yield _vector("HELLO of kind true", "accepter start", _frame(t=True, **hello), **_INVALID)
     stranger = {**to_map(vector_hello(Side.ACCEPTER)), "principal": DIALLER.principal}
     name = "HELLO of another than was dialled"
     yield _vector(name, "dialler greeting", _frame(t=1, **stranger), ends="unauthenticated")

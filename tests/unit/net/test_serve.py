@@ -88,6 +88,17 @@ async def test_b47_a_broken_rule_is_answered_with_a_typed_goodbye(autojump_clock
         assert await stream.receive_some() == b""
 
 
+async def test_b47_a_ping_before_the_broken_rule_is_answered_by_the_goodbye_alone(autojump_clock):
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        with structlog.testing.capture_logs() as logs:
+            await stream.send_all(wire(connection.send_ping(7)) + b"\xff" * 8)
+            (event,) = await until_event(stream, connection)
+            assert await stream.receive_some() == b""
+        assert isinstance(event, i.GoawayReceived)
+        assert [entry["event"] for entry in logs] == ["peer broke the protocol"]
+
+
 async def test_b47_the_goodbye_is_heard_though_more_was_being_sent(autojump_clock):
     async with served() as cluster:
         stream, connection = await shake_hands(cluster)
