@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ostnode.ids import BlobId, GrantId, Uid
+from ostnode.roles.bucket import payloads, schema
 from ostnode.roles.bucket import records as r
-from ostnode.roles.bucket import schema
 from ostnode.roles.bucket import tables as t
 from ostnode.roles.bucket.reducer import reduce_record
 from ostnode.roles.bucket.views import View
@@ -71,6 +71,8 @@ async def live() -> None:
             e.UserChanged(uid_of(BOB), BOB.principal, 1, 0),
             e.AccessorDeleted(RANDOM.principal),
             e.PrincipalBlocked(ALICE.principal, blocked=True, version=1),
+            e.BlobBlocked(blob_of(SMALL), blocked=True, version=1),
+            e.EvictBlob(uid_of(ALICE), blob_of(DATA)),
             e.UserChanged(uid_of(BOB), BOB.principal, 2, 0, deleted=True),
         )
         await kit.talk()
@@ -100,13 +102,13 @@ def test_b57_records_lost_to_damage_stop_nobody(log: list[Record]) -> None:
     damage()
 
 
-def record(payload: r.Payload, seq: int, **header: object) -> Record:
+def record(payload: payloads.Payload, seq: int, **header: object) -> Record:
     fields = {"number": 0, "chunk_index": 0, "blob": BLOB} | header
     return Record(
-        kind=r.KINDS[type(payload)],
+        kind=payloads.KINDS[type(payload)],
         seq=seq,
         batch=0,
-        payload=r.encode_payload(payload),
+        payload=payloads.encode_payload(payload),
         digest=bytes(16),
         extent=Extent(1, 0, 0),
         **fields,
@@ -184,4 +186,7 @@ def test_every_kind_has_a_number_that_stays() -> None:
         ("QUARANTINED", 24),
         ("HEALED", 25),
         ("SCRUB_POSITION", 26),
+        ("EVICTION", 27),
+        ("BLOB_BLOCKED", 28),
     ]
+    assert r.RESERVED_KINDS == {29: "moving", 30: "moved"}

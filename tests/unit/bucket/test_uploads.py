@@ -27,6 +27,7 @@ from ostnode.errors import (
     OstError,
     UploadConflictError,
     UserUnknownError,
+    WrongBucketError,
 )
 from ostnode.ids import NULL_ACCESSOR, GrantId, Uid
 from ostnode.roles.bucket.core import admission
@@ -520,8 +521,10 @@ async def test_a_grant_for_something_else_is_refused(change: dict) -> None:
     async with Kit().running() as kit:
         kit.index.tell(e.UserChanged(uid_of(BOB), BOB.principal, 1, 0))
         await kit.talk()
-        with pytest.raises((GrantInvalidError, GrantExpiredError)):
+        with pytest.raises((GrantInvalidError, GrantExpiredError, WrongBucketError)):
             await kit.push(ALICE, kit.grant(ALICE, SMALL, **change), 0, SMALL)
+        await kit.talk()
+        assert (kit.stored, kit.index.closings()) == (set(), [])
 
 
 async def test_a_grant_below_the_floor_is_refused_whatever_this_clock_says() -> None:
