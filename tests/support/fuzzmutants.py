@@ -14,7 +14,7 @@ from ostnode.fuzz.cases import Layer
 from ostnode.net import serve
 from ostnode.net.session import Session
 from ostnode.roles.bucket import service as bucket_service
-from ostnode.roles.index.core import allocation
+from ostnode.roles.index.core import eviction
 from ostnode.wire import calls, connection, schema
 from ostnode.wire import messages as m
 from ostnode.wire.frames import RemoteProtocolError
@@ -65,12 +65,8 @@ def _bounds(patch: pytest.MonkeyPatch) -> None:
 
 def _account(patch: pytest.MonkeyPatch) -> None:
     """A user may have one byte more than the limit."""
-    right = allocation._check_caps
-
-    def check(user, rules, *, needed, new_blob):
-        right(user, rules, needed=needed - 1, new_blob=new_blob)
-
-    patch.setattr(allocation, "_check_caps", check)
+    right = eviction.lack_of
+    patch.setattr(eviction, "lack_of", lambda user, rules, size: right(user, rules, size - 1))
 
 
 def _authority(patch: pytest.MonkeyPatch) -> None:
@@ -216,16 +212,16 @@ def _cause(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS = (
-    Mutant("window off by one", _window, "more requests than its window"),
-    Mutant("items off by one", _items, "the end of the link"),
-    Mutant("depth off by one", _depth, "the end of the link"),
-    Mutant("list off by one", _bounds, "which it must refuse"),
-    Mutant("allowance off by one", _account, "an account is over its limit"),
+    Mutant("window off by one", _window, "more requests than its window", (Layer.SESSION,)),
+    Mutant("items off by one", _items, "the end of the link", (Layer.CBOR,)),
+    Mutant("depth off by one", _depth, "the end of the link", (Layer.CBOR,)),
+    Mutant("list off by one", _bounds, "the message is malformed", (Layer.SEMANTICS,)),
+    Mutant("allowance off by one", _account, "an account is over its limit", (Layer.SEMANTICS,)),
     Mutant("no authority needed", _authority, "block_principal"),
-    Mutant("grants of others", _foreign_grant, "though"),
-    Mutant("reading without a token", _foreign_chat, "has not given its word"),
+    Mutant("grants of others", _foreign_grant, "though", (Layer.SEMANTICS,)),
+    Mutant("reading without a token", _foreign_chat, "has not given its word", (Layer.SEMANTICS,)),
     Mutant("no proof needed", _proof, "proved nothing"),
-    Mutant("proofs played back", _side, "proved nothing"),
+    Mutant("proofs played back", _side, "proved nothing", (Layer.SESSION,)),
     Mutant("proofs of other channels", _channel, "proved nothing"),
     Mutant("ids repeated", _ids, "request ids must rise"),
     Mutant("unbounded queue", _queue, "memory grows"),
