@@ -7,6 +7,8 @@ import os
 import pytest
 import trio
 
+from ostnode.errors import ShuttingDownError
+from ostnode.net.memory import memory_stream_pair
 from ostnode.net.session import JOIN_BYTES_MAX, LinkLimits, Session
 from tests.support.wire_peers import open_pair
 
@@ -50,6 +52,33 @@ async def test_a_frame_that_others_may_follow_waits_for_the_writer(ends):
     session.post((b"two", b""))
     assert arrived(there) == b""
     assert await until_flushed(session, there) == b"onetwo"
+
+
+async def test_the_system_takes_as_many_small_frames_as_are_queued(ends):
+    """One call takes 1024 pieces (IOV_MAX)."""
+    session, there = ends
+    for _ in range(3000):
+        session.post((b"x", b""))
+    assert await until_flushed(session, there) == b"x" * 3000
+
+
+async def test_b50_who_takes_small_frames_that_came_together_lets_others_run(nursery):
+    ours, theirs = open_pair()
+    near, far = memory_stream_pair()
+    session, turns = Session(near, ours, LinkLimits()), 0
+
+    @nursery.start_soon
+    async def others():
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    pings = b"".join(theirs.send_ping(number)[0] for number in range(64))
+    await far.send_all(pings + theirs.send_goaway(ShuttingDownError())[0])
+    turns = 0
+    await session.next_event()
+    assert turns >= 64 // 16
 
 
 async def test_a_frame_alone_is_written_at_once(ends):
