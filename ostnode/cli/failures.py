@@ -85,7 +85,10 @@ _HINTS: Final[Mapping[str, str]] = {
     "not_authorized": "pass with --key the key of whoever may do this: the app, or an operator",
     "user_unknown": "register the principal first: `ostnode user add PRINCIPAL --limit SIZE`",
     "allowance_exceeded": "remove something (`ostnode blob rm`) or raise it (`ostnode user set`)",
-    "no_bucket": "see `ostnode cluster status`: no bucket is active; wait or start one",
+    "blob_blocked": "an operator has blocked it: see `ostnode blob blocked` and `blob unblock`",
+    "bucket_full": "a blob that somebody holds stays in its bucket: give that bucket room "
+    "(`ostnode cluster status`), or try again once nobody holds the blob",
+    "no_bucket": "see `ostnode cluster status`: activate a bucket, start one, or give one room",
     "busy": "try again in a moment",
     "accessor_deleted": "a deleted accessor never returns: make a new one (`ostnode accessor new`)",
     "hash_mismatch": "the bytes changed on the way: upload again",

@@ -16,7 +16,7 @@ from ostnode.cli.parameters import BUCKET_PRINCIPAL
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
 from ostnode.ids import Principal, PrincipalKind
-from ostnode.wire.checking import CheckFinding, CheckProgress
+from ostnode.wire.checking import BucketCheck, CheckFinding, CheckProgress
 from ostnode.wire.jsonmap import to_json
 
 _POLL_S: Final = 0.25
@@ -56,8 +56,11 @@ def fsck(
     sys.stdout.flush()
     if any(not row.repaired for row in findings if row.kind != _LOST):
         return ExitCode.INTEGRITY
-    away = any(bucket.state == "away" for bucket in progress.buckets)
-    return ExitCode.UNREACHABLE if away else ExitCode.OK
+    return ExitCode.UNREACHABLE if any(map(_is_away, progress.buckets)) else ExitCode.OK
+
+
+def _is_away(bucket: BucketCheck) -> bool:
+    return bucket.state == "away"
 
 
 _LOST: Final = "lost_blob"
@@ -99,7 +102,10 @@ def _text(progress: CheckProgress, findings: Sequence[CheckFinding]) -> str:
         parts.append(lines_of({"restored, waits for": names}))
     if findings:
         parts += [lines_of(dict(Counter(row.kind for row in findings))), _rows(findings)]
-    else:
+    away = [row.bucket.text(PrincipalKind.BUCKET) for row in progress.buckets if _is_away(row)]
+    if away:
+        parts.append("not compared; run this again when they are back:\n" + "\n".join(away))
+    elif not findings:
         parts.append("index and buckets agree")
     return "\n\n".join(parts)
 

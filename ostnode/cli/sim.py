@@ -156,17 +156,21 @@ def _totals_json(totals: Totals, seed: int, told: list[dict[str, Value]]) -> dic
 def _kinds(faults: str) -> Collection[Kind]:
     if faults == _ALL:
         return tuple(Kind)
-    words = [] if faults == _NONE else faults.split(",")
+    words = [] if faults == _NONE else [word.strip() for word in faults.split(",")]
     try:
-        return [Kind(word.strip().replace("-", " ")) for word in words]
-    except ValueError as error:
-        kinds = ", ".join(sorted(Kind))
-        raise click.UsageError(f"{error}: kinds of faults are all, none, or: {kinds}") from None
+        return [Kind(word.replace("-", " ")) for word in words]
+    except ValueError:
+        raise click.UsageError(
+            f"kinds of faults are all, none, or: {', '.join(sorted(Kind))}; not {faults!r}"
+        ) from None
 
 
 def _read(file: Path) -> Case:
     try:
         return load_case(file.read_text("utf-8"))
+    except OSError as error:
+        hint = "failed seeds are kept under --findings"
+        raise CommandError(f"{file}: {error.strerror}", hint, ExitCode.USAGE) from None
     except (CaseError, UnicodeDecodeError) as error:
         hint = "docs/simulator.md describes the format; another version may have written it"
         raise CommandError(f"{file}: {error}", hint, ExitCode.USAGE) from None

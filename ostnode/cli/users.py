@@ -10,6 +10,7 @@ from ostnode.cli.output import Output, Value, json_option, pass_output, size_tex
 from ostnode.cli.parameters import PRINCIPAL, SIZE
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
+from ostnode.errors import UserUnknownError
 from ostnode.ids import Principal, PrincipalKind
 from ostnode.wire.messages import UserInfo
 
@@ -84,7 +85,9 @@ def change(
             "nothing to change: pass --limit, --on-full, --move-to, --block or --unblock"
         )
 
-    async def call(client: Client) -> UserInfo:
+    only_blocked = limit is None and on_full is None and move_to is None
+
+    async def call(client: Client) -> UserInfo | None:
         if blocked is not None:
             await client.block_principal(principal, blocked=blocked)
         if limit is not None or on_full is not None:
@@ -96,9 +99,19 @@ def change(
             )
         if move_to is not None:
             await client.change_user_principal(principal, move_to)
-        return await client.user(move_to or principal)
+        try:
+            return await client.user(move_to or principal)
+        except UserUnknownError:
+            if only_blocked:  # readers need no registration, and are blocked all the same
+                return None
+            raise
 
-    _print(output, target.run(call))
+    info = target.run(call)
+    if info is None:
+        text = principal.text(PrincipalKind.USER)
+        output.result({"principal": text, "uid": None, "blocked": bool(blocked)})
+    else:
+        _print(output, info)
 
 
 @user.command("rm")

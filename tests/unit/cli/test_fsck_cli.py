@@ -70,7 +70,11 @@ def test_fsck_repairs_on_request_alone(cli: Cli) -> None:
 def test_fsck_tells_of_a_bucket_that_is_away(cli: Cli) -> None:
     cli.client.checks = [progress("away", done=True)]
     cli.client.findings = [ck.FindingPage((finding("lost_blob"),))]
-    assert cli.as_caller("fsck").code == 6
+    told = cli.as_caller("fsck")
+    assert told.code == 6
+    assert f"run this again when they are back:\n{BUCKET_NAME}" in told.out
+    cli.client.checks, cli.client.findings = [progress("away", done=True)], [ck.FindingPage(())]
+    assert "agree" not in cli.as_caller("fsck").out
 
 
 def test_a_bucket_is_forgotten_slice_by_slice_and_its_blobs_are_listed(cli: Cli) -> None:

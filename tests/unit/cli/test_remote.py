@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ostnode.errors import UserUnknownError
 from ostnode.identity.keys import KeyPair
 from ostnode.identity.tokens import TokenLimits, open_access
 from ostnode.ids import NULL_ACCESSOR, BlobId, ClusterId, PrincipalKind
@@ -88,6 +89,19 @@ def test_user_set_blocks_and_moves(cli: Cli) -> None:
         ("change_user_principal", ALICE.principal, new.principal),
         ("user", new.principal),
     ]
+
+
+def test_user_set_blocks_somebody_who_is_not_registered(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(principal=None):
+        raise UserUnknownError("no user is registered under this principal")
+
+    monkeypatch.setattr(cli.client, "user", unknown)
+    told = cli.as_caller("user", "set", usr(ALICE), "--block", "--json")
+    assert told.json == {"principal": usr(ALICE), "uid": None, "blocked": True}
+    assert cli.client.calls == [("block_principal", ALICE.principal, True)]
+    assert cli.as_caller("user", "set", usr(ALICE), "--block", "--limit", "1KiB").code == 4
 
 
 def test_user_set_keeps_what_a_full_allowance_means_unless_it_is_named(cli: Cli) -> None:

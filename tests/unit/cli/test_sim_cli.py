@@ -72,6 +72,7 @@ def test_unknown_kinds_of_faults_are_a_usage_error(cli: Cli, kinds: str) -> None
     told = cli("sim", "--faults", kinds)
     assert told.code == 2
     assert "kinds of faults are all, none, or: clock, cut" in told.err
+    assert f"not {kinds!r}" in told.err
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,9 @@ def test_a_file_that_is_no_case_is_a_usage_error(cli: Cli, text: str, problem: s
     assert "case.json: " in told.err
     assert problem in told.err
     assert "hint: docs/simulator.md" in told.err
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(cli: Cli) -> None:
+    told = cli("sim", "--replay", "case.json", "--json")
+    assert told.code == 2
+    assert "case.json: No such file" in told.err

@@ -245,6 +245,20 @@ async def test_a_charge_whose_blob_is_placed_nowhere_is_placed(autojump_clock) -
         assert placed == Placement(blob(1), index.bucket.key.principal, charges=1)
 
 
+async def test_a_sum_that_has_fallen_below_zero_is_told_and_mended(autojump_clock) -> None:
+    async with an_index() as index:
+        held = await charged(index, 1, 10)
+        fallen = Placement(blob(1), index.bucket.key.principal, charges=-1)
+        await rows(index, lambda tables: tables.placements.put(fallen))
+        progress = await start(index, repair=True)
+        await go_through(index, index.bucket, held)
+        await ended(index, progress.run)
+        (told,) = await found(index)
+        assert (told.kind, told.expected, told.found) == (Kind.WRONG_PLACEMENT, 0, 1)
+        placed = await rows(index, lambda tables: tables.placements.get(blob(1)))
+        assert placed == replace(fallen, charges=1)
+
+
 async def test_b27_a_charge_that_is_being_evicted_is_neither_wrong_nor_counted(
     autojump_clock,
 ) -> None:

@@ -57,8 +57,9 @@ def _told(row: Finding) -> c.CheckFinding:
         uid=Uid(key[:8]) if by_uid else None,
         blob_id=BlobId(key[-32:]) if by_blob else None,
         grant_id=b"" if by_uid or by_blob else key,
-        expected=row.expected,
-        found=row.found,
+        # A damaged sum may have fallen below 0, and no message carries that.
+        expected=max(0, row.expected),
+        found=max(0, row.found),
         found_at=row.found_at,
         repaired=row.repaired,
     )
