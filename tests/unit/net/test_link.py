@@ -240,6 +240,45 @@ async def test_the_window_of_bytes_holds_callers_back(autojump_clock):
         assert 3 <= trio.current_time() - start < 4
 
 
+async def test_who_waits_for_the_window_is_not_overtaken(autojump_clock):
+    async def slow(caller, request, body):
+        await trio.sleep(1)
+        return Reply(m.PushResult(len(body)))
+
+    asked: list[bytes] = []
+
+    async def call(link, *bodies):
+        for body in bodies:
+            await link.call(PUSH, body)
+            asked.append(body)
+
+    async with linked(slow, limits=LinkLimits(window_requests=1)) as (link, _):
+        for _ in range(8):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call, link, b"first", b"again")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(call, link, b"waiting")
+    assert asked == [b"first", b"waiting", b"again"] * 8
+
+
+async def test_the_handler_of_a_caller_that_gives_up_is_cancelled(autojump_clock):
+    ended = trio.Event()
+
+    async def forever(caller, request, body):
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with linked(forever) as (link, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.call, READ)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(1):
+            await ended.wait()
+
+
 async def test_the_window_counts_the_bytes_of_a_body_of_wider_items(autojump_clock):
     async def slow(caller, request, body):
         await trio.sleep(1)
