@@ -18,6 +18,7 @@ from ostnode.errors import (
 from ostnode.ids import GrantId
 from ostnode.roles.index import Rules
 from ostnode.wire import events as e
+from ostnode.wire import fleet as f
 from ostnode.wire import messages as m
 from tests.support.index_cluster import IndexCluster, an_index, blob
 
@@ -339,3 +340,50 @@ async def test_a_bucket_no_longer_in_the_config_gets_no_grants(tmp_path) -> None
         for number in range(2, 12):
             got = await index.allocate(index.alice, blob(number << 240), 10)
             assert got.bucket.principal == left.key.principal
+
+
+def _of(free: int) -> m.Space:
+    return m.Space(total=100_000, free=free, stored=0)
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [(_of(20_000), 30_000), (_of(1_000), 10), (_of(1_000), 0)],
+    ids=["too large for every bucket", "every bucket full", "an empty blob"],
+)
+async def test_b61_want_of_room_does_not_tell_which_blobs_are_stored(space, size: int) -> None:
+    async with an_index(buckets=2) as index:
+        await index.change(("update", index.alice, 1 << 20), ("register", index.bob, 1 << 20))
+        stored = await index.allocate(index.alice, blob(1), size)
+        bucket = index.bucket_of(stored)
+        await bucket.sync(bucket.completed(stored))
+        granted = await index.allocate(index.alice, blob(2), size)
+        for each in index.buckets:
+            await each.sync(space=space)
+        told = set()
+        for number in (1, 2, 3):
+            with pytest.raises(NoBucketError) as refused:
+                await index.allocate(index.bob, blob(number), size)
+            told.add((refused.value.code, refused.value.message, str(refused.value.details)))
+        assert len(told) == 1
+        assert await index.account(index.bob) == (0, 0)
+        # Whoever has paid, or is about to, goes on.
+        assert (await index.allocate(index.alice, blob(1), size)).already_yours
+        again = await index.allocate(index.alice, blob(2), size)
+        assert again.grant_id == granted.grant_id
+
+
+async def test_b61_a_cluster_without_an_open_bucket_answers_alike() -> None:
+    async with an_index() as index:
+        await index.change(("register", index.bob, 1000))
+        stored = await index.allocate(index.alice, blob(1), 10)
+        await index.bucket.sync(index.bucket.completed(stored))
+        for state in ("full", "standby", "retired"):
+            request = f.SetBucketState(index.bucket.key.principal, state)
+            await index.ask(index.operator, request)
+            told = set()
+            for number in (1, 2):
+                with pytest.raises(NoBucketError) as refused:
+                    await index.allocate(index.bob, blob(number), 10)
+                told.add(refused.value.message)
+            assert len(told) == 1

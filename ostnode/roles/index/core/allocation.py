@@ -13,7 +13,7 @@ from ostnode.errors import (
 )
 from ostnode.ids import BlobId, GrantId, Principal
 from ostnode.roles.index.core import ledger
-from ostnode.roles.index.core.buckets import Chooser
+from ostnode.roles.index.core.buckets import Chooser, require_taker
 from ostnode.roles.index.core.denylist import refuse_blocked
 from ostnode.roles.index.core.eviction import Lack, evict_oldest, require_room, used_after
 from ostnode.roles.index.core.rows import Bucket, Charge, OpenGrant, User
@@ -71,6 +71,9 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
         reserved = 0 if charge else ask.size
         _check_grants(user, rules)
         lack = require_room(tables, user, rules, ask.size) if charge is None else Lack(0, 0)
+        if charge is None:
+            # Whether it is placed or not: a full cluster must not tell which blobs there are.
+            require_taker(tables, ask.size)
         bucket = chooser.bucket_for(tables, ask.blob_id, ask.size)
         if not lack.nothing and not evict_oldest(tables, user, lack):
             return Unready.EVICTING

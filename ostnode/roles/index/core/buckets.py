@@ -169,15 +169,11 @@ class Chooser:
         return _named(known, self._map_of(known).bucket_of(blob_id))
 
     def _choose(self, tables: Tables, blob_id: BlobId, size: int) -> Bucket:
+        roomy = require_taker(tables, size)
         active = tables.buckets.where(state=BucketState.ACTIVE)
-        if not active:
-            raise NoBucketError("no bucket is active and has room")
         chosen = _named(active, self._map_of(active).bucket_of(blob_id))
         if _has_room(chosen, size):
             return chosen
-        roomy = [row for row in active if _has_room(row, size)]
-        if not roomy:
-            raise NoBucketError(f"no bucket has room for {size} bytes")
         return _named(roomy, PartitionMap(_sites(roomy)).bucket_of(blob_id))
 
     def _map_of(self, active: list[Bucket]) -> PartitionMap:
@@ -188,6 +184,17 @@ class Chooser:
                 self._map = PartitionMap(sites)
             self._mapped = active
         return self._map
+
+
+def require_taker(tables: Tables, size: int) -> list[Bucket]:
+    """The buckets that would take a new blob of this size; raises NoBucketError."""
+    active = tables.buckets.where(state=BucketState.ACTIVE)
+    if not active:
+        raise NoBucketError("no bucket is active and has room")
+    roomy = [row for row in active if _has_room(row, size)]
+    if not roomy:
+        raise NoBucketError(f"no bucket has room for {size} bytes")
+    return roomy
 
 
 def _named(buckets: Collection[Bucket], principal: Principal) -> Bucket:
