@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from ostnode.codec import encode
-from ostnode.errors import BusyError, InternalError, NotFoundError
+from ostnode.errors import BusyError, InternalError, NotFoundError, ShuttingDownError
 from ostnode.net.intake import Intake
 from ostnode.net.memory import PIPE_BYTES_MAX, memory_stream_pair
 from ostnode.net.outlet import BODIES_AT_ONCE
@@ -97,6 +97,21 @@ async def test_b47_a_ping_before_the_broken_rule_is_answered_by_the_goodbye_alon
             assert await stream.receive_some() == b""
         assert isinstance(event, i.GoawayReceived)
         assert [entry["event"] for entry in logs] == ["peer broke the protocol"]
+
+
+async def test_b47_goodbyes_without_end_are_one(autojump_clock, monkeypatch):
+    drains = []
+
+    async def drain(server):
+        await trio.lowlevel.checkpoint()
+        drains.append(server)
+
+    monkeypatch.setattr(_Server, "_drain", drain)
+    async with served() as cluster:
+        stream, connection = await shake_hands(cluster)
+        await stream.send_all(100 * wire(connection.send_goaway(ShuttingDownError())))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(drains) == 1
 
 
 async def test_b47_the_goodbye_is_heard_though_more_was_being_sent(autojump_clock):
