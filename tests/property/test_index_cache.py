@@ -125,6 +125,9 @@ def look(number: int, other: int, *, truth: bool) -> list[Action]:
         lambda tables: tables.feed_after(number, BUCKET, 2),
         lambda tables: marks(tables, 2, urgent_only=truth),
         lambda tables: tables.totals(),
+        lambda tables: tables.users.expect([(uid(other),), (uid(number),), (uid(other),)]),
+        lambda tables: tables.answers.expect([(BUCKET, other), (BUCKET, number)]),
+        lambda tables: tables.answers.get(BUCKET, number),
     ]
 
 

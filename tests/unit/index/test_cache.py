@@ -13,6 +13,7 @@ from ostnode.errors import BusyError, OstError
 from ostnode.ids import Principal, Uid
 from ostnode.roles.index.core.rows import Burned, OutboxAnswer, User
 from ostnode.roles.index.core.tables import Tables
+from ostnode.roles.index.database.cache import EXPECTED_TOGETHER_MAX
 from ostnode.roles.index.database.engine import DatabaseFailedError, Job
 from ostnode.roles.index.database.repository import run_alone
 from ostnode.roles.index.database.sqlite import SqliteDatabase
@@ -85,6 +86,43 @@ def test_a_row_is_read_once_and_written_once(database) -> None:
     kinds = [statement.split()[0] for statement in statements]
     assert kinds == ["BEGIN", "SELECT", "INSERT", "COMMIT"]
     assert run_alone(database, lambda tables: tables.users.get(ALICE.uid)).used == CHANGES
+
+
+def test_rows_that_are_expected_are_read_together_and_by_their_key(database) -> None:
+    keys = [(Principal(bytes([number]) * 32), number) for number in range(CHANGES)]
+    answers = [OutboxAnswer(*key, b"d", b"", 0) for key in keys]
+    run_alone(database, lambda tables: [tables.answers.put(answer) for answer in answers])
+    asked = [*keys, (Principal(bytes(32)), CHANGES), keys[0]]
+    statements: list[str] = []
+
+    def read(tables: Tables) -> list[OutboxAnswer | None]:
+        tables.answers.expect(asked)
+        return [tables.answers.get(*key) for key in asked]
+
+    database._connection.set_trace_callback(statements.append)
+    found = run_alone(database, read)
+    database._connection.set_trace_callback(None)
+    assert found == [*answers, None, answers[0]]
+    assert [statement.split()[0] for statement in statements] == ["BEGIN", "WITH", "COMMIT"]
+    plan = database._connection.execute(f"EXPLAIN QUERY PLAN {statements[1]}").fetchall()
+    assert "SEARCH outbox_answers USING INDEX" in plan[-1][-1]
+
+
+def test_more_rows_are_expected_than_one_question_takes(database) -> None:
+    count = EXPECTED_TOGETHER_MAX + 1
+    keys = [(number.to_bytes(8, "big"),) for number in range(count)]
+
+    def read(tables: Tables) -> list[User | None]:
+        tables.users.expect(keys)
+        return [tables.users.get(*key) for key in keys]
+
+    run_alone(database, lambda tables: tables.users.put(replace(ALICE, uid=Uid(keys[-1][0]))))
+    statements: list[str] = []
+    database._connection.set_trace_callback(statements.append)
+    found = run_alone(database, read)
+    database._connection.set_trace_callback(None)
+    assert [user is not None for user in found] == [False] * (count - 1) + [True]
+    assert [text.split()[0] for text in statements] == ["BEGIN", "WITH", "WITH", "COMMIT"]
 
 
 def test_a_value_that_the_engine_does_not_take_fails_its_job_alone(database) -> None:

@@ -7,7 +7,7 @@ nothing reads everything, and a burst of changes to one entity is one event.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -28,6 +28,11 @@ _USER, _ACCESSOR, _BLOCKED, _GRANT = b"u", b"a", b"b", b"g"
 _EVICTION, _BLOCKED_BLOB = b"e", b"x"
 _SINCE_LEDGER: Final = frozenset({_EVICTION, _BLOCKED_BLOB})
 """What a link without the feature `ledger` does not bring."""
+
+
+def expect_users(tables: Tables, uids: Iterable[Uid]) -> None:
+    """Changes of these registrations are going to be announced."""
+    tables.unstamped.expect([(_USER + uid,) for uid in uids])
 
 
 def announce_user(tables: Tables, uid: Uid, *, urgent: bool) -> None:
@@ -89,6 +94,7 @@ def stamp(tables: Tables, *, urgent_only: bool) -> int:
         return 0
     meta = index_meta(tables)
     seq = meta.feed_seq
+    tables.users.expect([(mark.entity[1:],) for mark in marks if mark.entity[:1] == _USER])
     for mark in marks:
         seq += 1
         event, bucket = _event_of(tables, mark.entity)

@@ -6,6 +6,7 @@ unknown uids count for placements alone: they end when the bucket's events end t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ostnode.errors import InvalidArgumentError
@@ -13,6 +14,15 @@ from ostnode.ids import SIZE_MAX, BlobId, Principal, Uid
 from ostnode.roles.index.core import feed
 from ostnode.roles.index.core.rows import Charge, OpenGrant, Placement
 from ostnode.roles.index.core.tables import Tables
+
+
+def expect(tables: Tables, held: Collection[tuple[Uid, BlobId]]) -> None:
+    """What these uids hold of these blobs is going to change."""
+    uids = [uid for uid, _ in held]
+    tables.users.expect([(uid,) for uid in uids])
+    feed.expect_users(tables, uids)
+    tables.placements.expect([(blob_id,) for _, blob_id in held])
+    tables.charges.expect(held)
 
 
 def open_grant(tables: Tables, grant: OpenGrant) -> None:

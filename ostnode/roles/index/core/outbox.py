@@ -8,8 +8,9 @@ reported, and the queue moves on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
@@ -31,6 +32,14 @@ _REASON_CHARS_MAX: Final = 60
 """500 of them fit a frame's header."""
 
 
+class _New(NamedTuple):
+    """An event that has not been applied yet, or why its bytes are none."""
+
+    seq: int
+    data: bytes
+    event: Message | OstError
+
+
 def sync_bucket(
     tables: Tables, rules: Rules, principal: Principal, request: m.SyncBucket, now: int
 ) -> m.SyncResult:
@@ -42,12 +51,18 @@ def sync_bucket(
     bucket = _admitted(tables, principal, request, now)
     last = request.first_seq + len(request.events) - 1
     known = bucket.acked_seq - request.first_seq + 1
-    _check_repeated(tables, bucket, request, known, now)
+    answers = _repeated(tables, bucket, request, known, now)
     tables.drop_answers_before(principal, request.first_seq)
     before, floor, applied = bucket.http, bucket.floor, bucket
-    for seq, data in enumerate(request.events, request.first_seq):
-        if seq > bucket.acked_seq:
-            applied = _take(tables, applied, seq, data, now)
+    events = [
+        _New(seq, data, _decoded(data))
+        for seq, data in enumerate(request.events, request.first_seq)
+        if seq > bucket.acked_seq
+    ]
+    _expect(tables, [new.event for new in events])
+    for new in events:
+        applied, answer = _take(tables, applied, new, now)
+        answers.append(answer)
     bucket = replace(
         reported(bucket, rules, request, now),
         acked_seq=max(bucket.acked_seq, last),
@@ -60,7 +75,8 @@ def sync_bucket(
     if bucket.floor > floor:
         chores.free_ended(tables, principal)
     chores.do_slice(tables)
-    return _result(tables, bucket, request.first_seq, last)
+    rejected = tables.rejected_between(principal, request.first_seq, last)
+    return _result(bucket, answers, rejected)
 
 
 def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket, now: int) -> Bucket:
@@ -69,25 +85,50 @@ def _admitted(tables: Tables, principal: Principal, request: m.SyncBucket, now: 
     return resync.admit(tables, resync.require_bucket(tables, principal), request, now)
 
 
-def _check_repeated(
+def _repeated(
     tables: Tables, bucket: Bucket, request: m.SyncBucket, known: int, now: int
-) -> None:
-    """Events sent again must be the same bytes: a bucket set back in time sends other ones."""
+) -> list[OutboxAnswer]:
+    """What was answered to events that are sent again.
+
+    They must be the same bytes: a bucket set back in time sends other ones.
+    """
     repeated = request.events[:known]
     last = request.first_seq + len(repeated) - 1
-    answers = tables.answers_between(bucket.principal, request.first_seq, last)
+    answers = [*tables.answers_between(bucket.principal, request.first_seq, last)]
     if [answer.digest for answer in answers] != [_digest(data) for data in repeated]:
         resync.require_alone(bucket, now)
         reason = "these numbers were used for other events"
         raise resync.resync_error(tables, bucket, reason, behind=True)
+    return answers
 
 
-def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> Bucket:
+def _decoded(data: bytes) -> Message | OstError:
+    try:
+        return decode_event(data, e.OutboxEvent)
+    except OstError as error:
+        return error
+
+
+def _expect(tables: Tables, events: Iterable[Message | OstError]) -> None:
+    """The rows of a whole batch are read together."""
+    grants, held = [], []
+    for event in events:
+        if isinstance(event, e.Completed | e.GrantClosed):
+            grants.append((event.grant_id,))
+        if isinstance(event, e.Completed | e.GrantClosed | e.Released | e.Evicted):
+            held.append((event.uid, event.blob_id))
+    tables.grants.expect(grants)
+    ledger.expect(tables, held)
+
+
+def _take(tables: Tables, bucket: Bucket, new: _New, now: int) -> tuple[Bucket, OutboxAnswer]:
     """Apply one event or set it aside; the bucket, its floor as the event leaves it."""
     closed, after = None, bucket
+    seq, data, event = new
     try:
         with tables.alone():
-            event = decode_event(data, e.OutboxEvent)
+            if isinstance(event, OstError):
+                raise event
             if isinstance(event, e.FloorRaised):
                 # Every grant that ends by then can never complete any more.
                 after = replace(bucket, floor=max(bucket.floor, event.floor))
@@ -96,21 +137,18 @@ def _take(tables: Tables, bucket: Bucket, seq: int, data: bytes, now: int) -> Bu
     except OstError as error:
         reason = error.message[:_REASON_CHARS_MAX]
         tables.rejected.put(Rejected(bucket.principal, seq, reason, data, now))
-        closed = _given_up(tables, bucket, data)
+        closed = _given_up(tables, bucket, event)
     grant_id, end = (closed.grant_id, closed.end) if closed else (b"", 0)
-    tables.answers.put(OutboxAnswer(bucket.principal, seq, _digest(data), grant_id, end))
-    return after
+    answer = OutboxAnswer(bucket.principal, seq, _digest(data), grant_id, end)
+    tables.answers.put(answer)
+    return after, answer
 
 
-def _given_up(tables: Tables, bucket: Bucket, data: bytes) -> m.ClosedEnd | None:
+def _given_up(tables: Tables, bucket: Bucket, event: Message | OstError) -> m.ClosedEnd | None:
     """The end of a grant whose closing was set aside, so that the bucket need not keep it for ever.
 
     If it is the bucket's it is never renewed: its reservation is free once that end has passed.
     """
-    try:
-        event = decode_event(data, e.OutboxEvent)
-    except OstError:
-        return None
     if not isinstance(event, e.Completed | e.GrantClosed):
         return None
     grant = tables.grants.get(event.grant_id)
@@ -171,9 +209,9 @@ def _move_elsewhere(tables: Tables, bucket: Bucket, blob_id: BlobId, size: int) 
         chores.recall_blob(tables, blob_id)
 
 
-def _result(tables: Tables, bucket: Bucket, first: int, last: int) -> m.SyncResult:
-    answers = tables.answers_between(bucket.principal, first, last)
-    rejected = tables.rejected_between(bucket.principal, first, last)
+def _result(
+    bucket: Bucket, answers: Sequence[OutboxAnswer], rejected: Sequence[Rejected]
+) -> m.SyncResult:
     return m.SyncResult(
         acked_seq=bucket.acked_seq,
         closed=tuple(

@@ -7,7 +7,7 @@ nobody hear of anything before the COMMIT is durable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -47,6 +47,10 @@ class Rows(Protocol[R]):
 
     def get(self, *key: Column) -> R | None:
         """The row with this key."""
+        ...
+
+    def expect(self, keys: Iterable[tuple[Column, ...]]) -> None:
+        """Rows with these keys are going to be asked for: they may be read together."""
         ...
 
     def put(self, row: R) -> None:

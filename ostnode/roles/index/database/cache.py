@@ -24,6 +24,8 @@ from ostnode.roles.index.database.sqltables import LAST_PLACE, SqlTables
 
 R = TypeVar("R")
 
+EXPECTED_TOGETHER_MAX: Final = 500
+"""Rows read by one question: SQLite takes 32,766 parameters, other engines more."""
 _UNKNOWN: Final = object()
 
 _Step = tuple["_CachedRows[Any]", Key, object, bool]
@@ -158,6 +160,15 @@ class _CachedRows(SqlRows[R], Generic[R]):
         return row
 
     @override
+    def expect(self, keys: Iterable[Key]) -> None:
+        # What is not known has no change that waits.
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._known]
+        for first in range(0, len(unknown), EXPECTED_TOGETHER_MAX):
+            asked = unknown[first : first + EXPECTED_TOGETHER_MAX]
+            self._known.update(dict.fromkeys(asked))
+            self._known.update((self._key_of(row), row) for row in self._with_keys(asked))
+
+    @override
     def put(self, row: R) -> None:
         self._change(self._key_of(row), row)
 
@@ -224,8 +235,9 @@ class _CachedRows(SqlRows[R], Generic[R]):
         self._changes.steps.append((self, key, before, waited))
         self._known[key] = row
         self._waiting[key] = None
-        self._found.clear()
-        if row is not None:
+        if self._found:
+            self._found.clear()
+        if row is not None and self._by_values:
             for names, keys in self._by_values.items():
                 keys.setdefault(_values(row, names), {})[key] = None
 
