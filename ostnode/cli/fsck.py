@@ -22,6 +22,8 @@ from ostnode.wire.jsonmap import to_json
 _POLL_S: Final = 0.25
 _TOLD_EVERY_S: Final = 2.0
 _SHOWN_MAX: Final = 1000
+_PAGES_MAX: Final = 1000
+"""Lost blobs may be many, and stand between other findings: 100,000 are read over."""
 
 
 @click.command("fsck")
@@ -68,13 +70,20 @@ _LOST: Final = "lost_blob"
 
 
 async def _findings(client: Client, only: Principal | None) -> list[CheckFinding]:
-    rows: list[CheckFinding] = []
-    after, more = b"", True
-    while more and len(rows) < _SHOWN_MAX:
+    """What is wrong, and lost blobs: as many of either as are shown."""
+    wrong: list[CheckFinding] = []
+    lost: list[CheckFinding] = []
+    after = b""
+    for _ in range(_PAGES_MAX):
         page = await client.list_findings(only, after=after)
-        rows += page.findings
-        after, more = page.after, bool(page.after)
-    return rows
+        for row in page.findings:
+            rows = lost if row.kind == _LOST else wrong
+            if len(rows) < _SHOWN_MAX:
+                rows.append(row)
+        after = page.after
+        if not after or len(wrong) == _SHOWN_MAX:
+            break
+    return wrong + lost
 
 
 def _as_json(progress: CheckProgress, findings: Sequence[CheckFinding]) -> dict[str, Value]:

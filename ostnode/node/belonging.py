@@ -12,7 +12,7 @@ import structlog
 from ostnode.config import BucketConfig, JoinToken
 from ostnode.env import Worker
 from ostnode.errors import InternalError, NotAuthorizedError, OstError, TokenInvalidError
-from ostnode.ids import ClusterId, Principal
+from ostnode.ids import ClusterId, Principal, PrincipalKind
 from ostnode.net.link import Link
 from ostnode.node.errors import StartError
 from ostnode.node.memory import Memory, Remembered
@@ -182,7 +182,9 @@ class Belonging:
                 taken += 1
         if not taken:
             raise refusal
-        _log.warning("key_changes_shown_again", bucket=self.bucket.hex(), taken=taken)
+        _log.warning(
+            "key_changes_shown_again", bucket=self.bucket.text(PrincipalKind.BUCKET), taken=taken
+        )
 
     async def _join(self, link: Link, token: JoinToken) -> None:
         try:
@@ -194,7 +196,7 @@ class Belonging:
                 self._problem += ", put its line into the config, and start again"
             _log.warning("join_refused", reason=error.message)
             raise
-        _log.info("joined", bucket=self.bucket.hex(), state=standing.state)
+        _log.info("joined", bucket=self.bucket.text(PrincipalKind.BUCKET), state=standing.state)
 
     async def _ask(self, link: Link, *, wait_ms: int) -> None:
         await self._take(await self._heard(link, wait_ms=wait_ms))

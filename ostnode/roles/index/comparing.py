@@ -165,7 +165,7 @@ class Comparing:
                     bucket, lambda tables: resync.begin(tables, bucket, request, now)
                 )
                 self._resyncs[bucket] = work = _Work(self._new_run(), Mending.RESYNC)
-                _log.warning("resync_begun", bucket=bucket.hex())
+                _log.warning("resync_begun", bucket=bucket.text(PrincipalKind.BUCKET))
                 self._tell()
                 return c.Compared(work.run, resync=True)
             case _:
@@ -209,7 +209,12 @@ class Comparing:
             work.state = "done"
             self._resyncs.pop(bucket, None)
             how = {"rows": work.compared, "findings": work.findings}
-            _log.info("compared", bucket=bucket.hex(), resync=run.mending is Mending.RESYNC, **how)
+            _log.info(
+                "compared",
+                bucket=bucket.text(PrincipalKind.BUCKET),
+                resync=run.mending is Mending.RESYNC,
+                **how,
+            )
         return step.answer
 
     async def _start(self, request: c.StartCheck) -> c.CheckProgress:

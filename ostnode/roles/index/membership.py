@@ -17,7 +17,7 @@ from ostnode.errors import (
     UnknownCallError,
 )
 from ostnode.identity.keys import KeyPair
-from ostnode.ids import Principal
+from ostnode.ids import Principal, PrincipalKind
 from ostnode.roles.index.core import membership as core
 from ostnode.roles.index.core.indexkeys import names
 from ostnode.roles.index.core.memberrows import IndexKey, Invite, Member, MemberState
@@ -202,7 +202,12 @@ class Membership:
     async def _hear(self, bucket: Principal, epoch: int) -> None:
         now = self._now()
         if await self._transact(partial(core.note_heard, epoch=epoch, now=now)):
-            _log.warning("newer_roster_seen", bucket=bucket.hex(), epoch=epoch, own=self.epoch)
+            _log.warning(
+                "newer_roster_seen",
+                bucket=bucket.text(PrincipalKind.BUCKET),
+                epoch=epoch,
+                own=self.epoch,
+            )
 
     async def _signed_for(self, bucket: Principal) -> tuple[int, bytes]:
         """The roster and its number; made once for all who are approved."""
@@ -247,7 +252,9 @@ class Membership:
         if change.member is not None:
             self._note_keys(change.member)
         state = change.member.state if change.member else "forgotten"
-        _log.info("membership_changed", bucket=change.principal.hex(), state=state)
+        _log.info(
+            "membership_changed", bucket=change.principal.text(PrincipalKind.BUCKET), state=state
+        )
         self._tell()
         self._on_change()
 

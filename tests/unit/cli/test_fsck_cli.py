@@ -67,6 +67,16 @@ def test_fsck_repairs_on_request_alone(cli: Cli) -> None:
     assert cli.client.calls[0] == ("start_check", None, True)
 
 
+def test_what_is_wrong_is_found_behind_many_lost_blobs(cli: Cli) -> None:
+    lost = ck.FindingPage((finding("lost_blob", repaired=True),) * 100, b"next")
+    cli.client.checks = [progress("done", done=True)]
+    cli.client.findings = [lost] * 11 + [ck.FindingPage((finding("wrong_size"),))]
+    told = cli.as_caller("fsck", "--json")
+    assert told.code == 7
+    kinds = [row["kind"] for row in told.json["findings"]]
+    assert kinds == ["wrong_size"] + ["lost_blob"] * 1000
+
+
 def test_fsck_tells_of_a_bucket_that_is_away(cli: Cli) -> None:
     cli.client.checks = [progress("away", done=True)]
     cli.client.findings = [ck.FindingPage((finding("lost_blob"),))]
