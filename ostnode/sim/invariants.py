@@ -17,15 +17,20 @@ from ostnode.wire.eventcodec import decode_event
 
 
 def problems_of(
-    index: IndexPicture, buckets: Sequence[BucketPicture], *, agreeing: bool = True
+    index: IndexPicture,
+    buckets: Sequence[BucketPicture],
+    *,
+    agreeing: bool = True,
+    single: bool = True,
 ) -> Iterator[str]:
     """Everything that is wrong at this moment, in words.
 
-    `agreeing` is False of an index that was put back from a backup and not repaired since.
+    `agreeing` is False once a node was put back from a backup, until that is repaired. A bucket
+    that was put back may bring blobs along that have found another place: `single` is False then.
     """
     yield from _accounts(index)
     yield from _placements(index)
-    yield from _copies(buckets)
+    yield from _copies(buckets) if single else ()
     for bucket in buckets:
         yield from _storage(bucket)
         row = index.buckets.get(bucket.principal)
@@ -106,8 +111,12 @@ def _placements(index: IndexPicture) -> Iterator[str]:
 
 
 def _copies(buckets: Sequence[BucketPicture]) -> Iterator[str]:
-    """One stored copy of a hash."""
-    copies = Counter(blob_id for bucket in buckets for blob_id in bucket.blobs)
+    """One copy of a hash that anybody has. What only an upload keeps whose grant is over ends with
+    the upload; meanwhile the blob may be placed elsewhere, when other buckets are in use.
+    """
+    copies = Counter(
+        blob_id for bucket in buckets for blob_id in {name.blob_id for name in bucket.references}
+    )
     yield from (
         f"blob {short(blob)} is stored in {n} buckets" for blob, n in copies.items() if n > 1
     )
@@ -250,7 +259,7 @@ class Growing:
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, bytes], int] = {}
         self._sets: dict[tuple[str, bytes], frozenset[bytes]] = {}
-        self._places: dict[bytes, tuple[int, int, int]] = {}
+        self._places: dict[bytes, tuple[int, int, int, int]] = {}
 
     def look(self, index: IndexPicture, buckets: Sequence[BucketPicture]) -> list[str]:
         """What has shrunk since the last look, in words."""
@@ -286,9 +295,12 @@ class Growing:
         yield from self._blocks("the index's version of a block", b"", index.blocked)
         for principal, row in index.buckets.items():
             yield from self._grown(
-                "the index's word of a bucket's events", principal, row.acked_seq
+                "the index's word of a bucket's incarnation", principal, row.incarnation
             )
-            yield from self._grown("the index's word of a bucket's floor", principal, row.floor)
+            # A bucket that begins anew counts anew.
+            who = principal + row.incarnation.to_bytes(8, "big")
+            yield from self._grown("the index's word of a bucket's events", who, row.acked_seq)
+            yield from self._grown("the index's word of a bucket's floor", who, row.floor)
 
     def _look_at_bucket(self, bucket: BucketPicture) -> Iterator[str]:
         who = bucket.principal
@@ -305,11 +317,11 @@ class Growing:
         yield from self._blocks("a bucket's version of a block", who, bucket.blocked)
 
     def _read_on(self, bucket: BucketPicture) -> Iterator[str]:
-        """A bucket that reads the feed at another level begins anew; else it reads on."""
-        now = bucket.feed_incarnation, bucket.feed_level, bucket.feed_seq
+        """Who reads the feed at another level, or was set back, begins anew; else it reads on."""
+        now = bucket.incarnation, bucket.feed_incarnation, bucket.feed_level, bucket.feed_seq
         before = self._places.get(bucket.principal, now)
         self._places[bucket.principal] = now
-        if now[:2] == before[:2] and now[2] < before[2]:
+        if now[:3] == before[:3] and now[3] < before[3]:
             yield f"bucket {short(bucket.principal)} has unread the feed to {now[2]}"
 
     def _blocks(

@@ -67,6 +67,18 @@ class Ref:
             self.making -= 1
             self.there = self.there or there
 
+    @property
+    def marks(self) -> tuple[object, ...]:
+        """All that answers have said of it: unchanged when nothing has been heard or asked."""
+        return self.bucket, self.there, self.made, self.making, self.removing, self.over
+
+    def lose(self) -> None:
+        """Its bucket is gone for ever; whoever is still making it may make it elsewhere."""
+        if self.making:
+            self.blurred, self.bucket = True, None
+        else:
+            self.there, self.blurred = False, self.blurred and self.removing > 0
+
     def begin_removing(self) -> None:
         """Somebody asks for its end."""
         self.blurred = self.blurred or (self.made > 1 and self.making > 0)
@@ -127,6 +139,22 @@ class Model:
         for ref in refs:
             ref.begin_making()
         return refs
+
+    def marks(self) -> dict[ReferenceId, tuple[object, ...]]:
+        """What is known of each reference, to be compared later."""
+        return {name: ref.marks for name, ref in self.refs.items()}
+
+    def set_back(self, bucket: Principal, before: Mapping[ReferenceId, object]) -> None:
+        """The bucket is as it was then: whatever it has done to references since is in doubt."""
+        for name, ref in self.refs.items():
+            if ref.bucket in {bucket, None} and before.get(name) != ref.marks:
+                ref.blurred = True
+
+    def lose(self, bucket: Principal) -> None:
+        """The bucket is gone for ever, with every reference in it."""
+        for ref in self.refs.values():
+            if ref.bucket == bucket:
+                ref.lose()
 
     def state(self, ref: Ref, now: float, skew_s: float) -> State:
         """All things considered, while the bucket's clock is within `skew_s` of `now`."""

@@ -83,6 +83,8 @@ class SimNode:
         """What the program running here speaks; from the next start on."""
         self.slow_s = 0.0
         """How much longer than usual its disk may take."""
+        self.away = False
+        """Its machine is gone: nobody can start it."""
         self._world = world
         self._rng = world.rng(f"machine of {name}")
         self._starts = 0
@@ -144,10 +146,12 @@ class SimNode:
     async def start(self) -> None:
         """Start a process unless one runs; returns once it serves, or has ended.
 
-        One that is about to end is awaited first.
+        One that is about to end is awaited first. While the machine is away nothing happens.
         """
         while self._life is not None and (self._life.over or self._life.stopping.is_set()):
             await self._life.ended.wait()
+        if self.away:
+            return
         life = self._life
         if life is None:
             self._starts += 1
@@ -185,6 +189,16 @@ class SimNode:
         if life is not None:
             self._die(life, power=power)
             await life.ended.wait()
+
+    async def take_away(self) -> None:
+        """The machine goes, and does not come before `bring_back`."""
+        self.away = True
+        await self.crash(power=True)
+
+    async def bring_back(self) -> None:
+        """The machine is there again."""
+        self.away = False
+        await self.start()
 
     def _die(self, life: Life, *, power: bool) -> None:
         if life.over:
@@ -309,6 +323,10 @@ class BucketNode(SimNode):
     def restore(self, backup: SimDisk) -> None:
         """Set the disk back, while no process runs."""
         self.disk = backup.killed(self._rng.getrandbits(32))
+
+    def erase(self) -> None:
+        """Another disk, an empty one, while no process runs."""
+        self.disk, self.memory = SimDisk(self._rng.getrandbits(32)), SimMemory()
 
     def fail_sync(self, *, failing: bool = True) -> None:
         """Have the next syncs of files fail, or succeed again."""

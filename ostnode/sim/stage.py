@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from ostnode.identity.keys import KeyPair
 from ostnode.identity.statements import CTI_BYTES
 from ostnode.identity.tokens import AccessToken, Scope, mint_access
 from ostnode.ids import NULL_ACCESSOR, BlobId, Principal, Uid
+from ostnode.roles.bucket.tables import ReferenceId
 from ostnode.roles.bucket.views import View
 from ostnode.sim.calling import Lines, ViolationError
 from ostnode.sim.model import Account, Model, Ref, State
@@ -76,8 +77,14 @@ class Stage:
     counts: dict[str, int] = field(default_factory=dict)
     healed_at: float | None = None
     """When the faults were over, by the clock that is right."""
+    resting: dict[Principal, set[BlobId]] = field(default_factory=dict)
+    """Buckets that an operator has taken out of use, with what was placed there before."""
+    lost: set[Principal] = field(default_factory=set)
+    """Buckets that have lost everything once."""
+    old_buckets: set[Principal] = field(default_factory=set)
+    """Buckets that were put back once."""
     restored: bool = False
-    """The index was put back: until it is repaired it may charge what has gone meanwhile."""
+    """A node was put back: until it is repaired it may charge what has gone meanwhile."""
     on_set_back: list[Callable[[], None]] = field(default_factory=list)
     rng: random.Random = field(init=False)
 
@@ -200,6 +207,29 @@ class Stage:
         self.restored = True
         for told in self.on_set_back:
             told()
+
+    def set_back_bucket(self, name: str, before: Mapping[ReferenceId, object]) -> None:
+        """The bucket is about to know less than it has said, as of when `before` was noted."""
+        self.old_buckets.add(self.world.principal_of(name))
+        self.model.set_back(self.world.principal_of(name), before)
+        self._anew(name)
+        self.set_back()
+
+    def lose_bucket(self, name: str) -> None:
+        """All that the bucket had is gone for ever."""
+        self.lost.add(self.world.principal_of(name))
+        self.model.lose(self.world.principal_of(name))
+        self._anew(name)
+        for told in self.on_set_back:
+            told()
+
+    def _anew(self, name: str) -> None:
+        """What the bucket has said of uploads and deleted chats, it may say no more."""
+        bucket = self.world.principal_of(name)
+        mine = [dead for dead in self.dead_grants if dead.grant.bucket == bucket]
+        self.dead_grants = [dead for dead in self.dead_grants if dead not in mine]
+        self.model.chunks.clear()
+        self.burned_at.pop(name, None)
 
     def note_evictions(self, uid: Uid, blobs: set[BlobId]) -> None:
         """What is being evicted now: whatever the uid has of it, nobody knows any more."""

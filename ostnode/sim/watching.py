@@ -20,8 +20,12 @@ from ostnode.wire.calls import Caller
 from ostnode.wire.fields import Message, Request
 
 COMMITS_BETWEEN_LOOKS: Final = 25
-_EXPECTED: Final = "the index was set back, and begins anew"
-"""What buckets log as an error when somebody has put the index back."""
+_EXPECTED: Final = (
+    "the index was set back, and begins anew",
+    "bucket was set back, and begins anew",
+    "index_was_set_back",
+)
+"""What nodes log as an error when somebody has put one of them back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,11 @@ class Watch:
         self.looks += 1
         index, buckets = self.pictures()
         # What a restored index charges is compared again once it is repaired.
-        self._tell(problems_of(index, buckets, agreeing=not self.stage.restored))
+        stage = self.stage
+        problems = problems_of(
+            index, buckets, agreeing=not stage.restored, single=not stage.old_buckets
+        )
+        self._tell(problems)
         self._tell(iter(self._growing.look(index, buckets)))
         self._tell(self._unkept(index, buckets))
         for bucket in buckets:
@@ -168,6 +176,14 @@ class Watch:
         for account in model.accounts:
             yield from self._unregistered(account, index)
         yield from self._lost_chunks(buckets)
+        if not stage.restored:
+            yield from self._misplaced(index)
+
+    def _misplaced(self, index: IndexPicture) -> Iterator[str]:
+        for blob_id, place in index.placements.items():
+            if blob_id not in self.stage.resting.get(place.bucket, {blob_id}):
+                name = self.world.name_of(place.bucket)
+                yield f"blob {short(blob_id)} was placed in {name}, which is out of use"
 
     def _unregistered(self, account: Account, index: IndexPicture) -> Iterator[str]:
         user = None if account.uid is None else index.users.get(account.uid)

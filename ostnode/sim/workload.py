@@ -47,6 +47,9 @@ class Act(StrEnum):
     BLOCK_BLOB = "block_blob"
     CHECK = "check"
     RESTORE = "restore"
+    RESTORE_BUCKET = "restore_bucket"
+    LOSE_BUCKET = "lose_bucket"
+    REST_BUCKET = "rest_bucket"
     UPKEEP = "upkeep"
 
 
@@ -71,6 +74,9 @@ APP_ACTS: Final[Mapping[Act, float]] = {
     Act.BLOCK_BLOB: 2,
     Act.CHECK: 2,
     Act.RESTORE: 0.7,
+    Act.RESTORE_BUCKET: 0.7,
+    Act.LOSE_BUCKET: 0.7,
+    Act.REST_BUCKET: 1.5,
     Act.DELETE_CHAT: 5,
     Act.UPKEEP: 5,
 }

@@ -94,8 +94,8 @@ def _misplaced(scene: Scene) -> Scene:
 
 
 def _copy(scene: Scene) -> Scene:
-    blob_id, row = next(iter(scene.bucket.blobs.items()))
-    return replace(scene, other=replace(scene.other, blobs={**scene.other.blobs, blob_id: row}))
+    name, row = next(iter(scene.bucket.references.items()))
+    return replace(scene, other=replace(scene.other, references={name: row}))
 
 
 def _lost(scene: Scene) -> Scene:

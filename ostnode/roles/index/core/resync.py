@@ -259,7 +259,7 @@ def _rejoined(
     if not agreement.freed:
         raise NotAuthorizedError("this bucket is being forgotten: run `bucket forget` to its end")
     _agree(tables, bucket.principal)
-    return replace(bucket, incarnation=request.incarnation, acked_seq=0)
+    return replace(bucket, incarnation=request.incarnation, acked_seq=0, floor=0)
 
 
 def _forgotten() -> NotAuthorizedError:
