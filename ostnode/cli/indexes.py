@@ -48,6 +48,7 @@ def restored(output: Output, *, config_file: Path) -> None:
     try:
         incarnation, missing = mark_restored(config.index.data_dir, now_us)
     except DatabaseUnusableError as error:
-        raise CommandError(str(error), "stop the node first; see index.data_dir") from error
+        hint = "see index.data_dir; the node must be stopped"
+        raise CommandError(str(error), hint) from error
     names = [bucket.text(PrincipalKind.BUCKET) for bucket in missing]
     output.result({"incarnation": incarnation, "waits_for": names})

@@ -17,7 +17,7 @@ from ostnode.node.indexmetrics import index_figures
 from ostnode.node.provisioning import open_provider
 from ostnode.node.role import Role, kinds_from, load_key, token_limits
 from ostnode.node.seams import Seams
-from ostnode.roles.index import DatabaseUnusableError, IndexOptions, Rules, open_index
+from ostnode.roles.index import DatabaseUnusableError, IndexOptions, IndexService, Rules, open_index
 from ostnode.web.index_app import make_index_app
 from ostnode.web.sessions import Sessions
 from ostnode.wire.calls import Kind
@@ -28,53 +28,57 @@ async def open_index_role(config: Config, index: IndexConfig, seams: Seams) -> A
     """An index on its database, with its heartbeat; raises StartError or KeyFileError."""
     key = load_key(index, seams.load_seed)
     named = kinds_from({Kind.APP: index.apps, Kind.OPERATOR: index.operators})
-    worker = seams.make_worker(1)
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(
+            open_provider(config, index, key.principal, seams)
+        )
+        options = replace(index_options(config, index, seams.load_seed), provider=provider)
+        service = await stack.enter_async_context(_open(options, key, seams))
+        membership = service.membership
+
+        def kinds_of(principal: Principal) -> frozenset[Kind]:
+            return named(principal) | membership.kinds(principal)
+
+        sessions = Sessions(
+            key,
+            clock=seams.clock,
+            limits=options.tokens,
+            kinds_of=kinds_of,
+            is_blocked=service.is_blocked,
+            names=membership.names,
+        )
+        yield Role(
+            name="index",
+            config=index,
+            key=key,
+            network=seams.peers(key, tls=config.node.peer_tls),
+            links_max=config.node.peer_links_max,
+            kind=Kind.INDEX,
+            printed_as=PrincipalKind.INDEX,
+            service=service,
+            make_app=partial(make_index_app, service, sessions, config.http),
+            http=index.http,
+            kinds_of=kinds_of,
+            checks=dict,
+            figures=partial(index_figures, service.insight),
+            kinds_news=lambda: membership.news,
+            roster_epoch=lambda: membership.epoch,
+        )
+
+
+@asynccontextmanager
+async def _open(options: IndexOptions, key: KeyPair, seams: Seams) -> AsyncIterator[IndexService]:
+    """The index on its database; raises StartError, before a nursery outside wraps the reason."""
     try:
-        async with AsyncExitStack() as stack:
-            provider = await stack.enter_async_context(
-                open_provider(config, index, key.principal, seams)
-            )
-            options = replace(index_options(config, index, seams.load_seed), provider=provider)
-            service = await stack.enter_async_context(
-                open_index(
-                    options,
-                    key,
-                    clock=seams.clock,
-                    rng=seams.rng,
-                    worker=worker,
-                    make_database=seams.make_database,
-                )
-            )
-            membership = service.membership
-
-            def kinds_of(principal: Principal) -> frozenset[Kind]:
-                return named(principal) | membership.kinds(principal)
-
-            sessions = Sessions(
-                key,
-                clock=seams.clock,
-                limits=options.tokens,
-                kinds_of=kinds_of,
-                is_blocked=service.is_blocked,
-                names=membership.names,
-            )
-            yield Role(
-                name="index",
-                config=index,
-                key=key,
-                network=seams.peers(key, tls=config.node.peer_tls),
-                links_max=config.node.peer_links_max,
-                kind=Kind.INDEX,
-                printed_as=PrincipalKind.INDEX,
-                service=service,
-                make_app=partial(make_index_app, service, sessions, config.http),
-                http=index.http,
-                kinds_of=kinds_of,
-                checks=dict,
-                figures=partial(index_figures, service.insight),
-                kinds_news=lambda: membership.news,
-                roster_epoch=lambda: membership.epoch,
-            )
+        async with open_index(
+            options,
+            key,
+            clock=seams.clock,
+            rng=seams.rng,
+            worker=seams.make_worker(1),
+            make_database=seams.make_database,
+        ) as service:
+            yield service
     except DatabaseUnusableError as error:
         raise StartError(str(error), "see index.data_dir and index.key_file") from error
 

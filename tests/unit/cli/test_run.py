@@ -68,3 +68,21 @@ def test_a_dev_config_without_buckets_is_told(cli: Cli) -> None:
     result = cli("dev")
     assert result.code == 1
     assert "names no index and bucket" in result.err
+
+
+@pytest.mark.parametrize("provisioner", ["none", "local", "command"])
+def test_a_database_that_cannot_be_opened_is_told_without_a_traceback(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, provisioner: str
+) -> None:
+    made = one_process(cli.root, index_peer="127.0.0.1:0")
+    monkeypatch.setenv("OST_INDEX_PUBLIC_PEER", "127.0.0.1:9")
+    monkeypatch.setenv("OST_INDEX_PROVISIONER", provisioner)
+    monkeypatch.setenv("OST_INDEX_PROVISION_DIR", "made" if provisioner == "local" else "")
+    monkeypatch.setenv("OST_INDEX_PROVISION_COMMAND", "true" if provisioner == "command" else "")
+    (cli.root / "index").mkdir(exist_ok=True)
+    (cli.root / "index/index.sqlite").write_bytes(b"no database".ljust(4096))
+    told = cli("run", made.file)
+    assert told.code == 1
+    assert "index.sqlite: file is not a database" in told.err
+    assert "hint: see index.data_dir" in told.err
+    assert "Traceback" not in told.err
