@@ -53,7 +53,12 @@ def parse_bucket_principal(text: str) -> Principal:
     return Principal.parse(text, PrincipalKind.BUCKET)
 
 
+def _parse_user(text: str) -> Principal:
+    return Principal.parse(text, PrincipalKind.USER)
+
+
 PRINCIPAL: Final = Parsed("principal", Principal.parse)
+USER_PRINCIPAL: Final = Parsed("user", _parse_user)
 ACCESSOR: Final = Parsed("accessor", _parse_accessor)
 BUCKET_PRINCIPAL: Final = Parsed("bucket", parse_bucket_principal)
 BLOB_ID: Final = Parsed("blob id", BlobId.from_hex)

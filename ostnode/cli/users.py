@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from ostnode.cli.output import Output, Value, json_option, pass_output, size_text
-from ostnode.cli.parameters import PRINCIPAL, SIZE
+from ostnode.cli.parameters import SIZE, USER_PRINCIPAL
 from ostnode.cli.target import Target, client_options
 from ostnode.client import Client
 from ostnode.errors import UserUnknownError
@@ -24,7 +24,7 @@ _ON_FULL: Final = click.Choice(["refuse", "evict_oldest"])
 
 
 @user.command("add")
-@click.argument("principal", type=PRINCIPAL)
+@click.argument("principal", type=USER_PRINCIPAL)
 @click.option("--limit", type=SIZE, required=True, help="The byte allowance, like 10GiB.")
 @click.option(
     "--on-full",
@@ -47,7 +47,7 @@ def add(target: Target, output: Output, *, principal: Principal, limit: int, on_
 
 
 @user.command("show")
-@click.argument("principal", type=PRINCIPAL, required=False)
+@click.argument("principal", type=USER_PRINCIPAL, required=False)
 @json_option
 @pass_output
 @client_options
@@ -61,10 +61,10 @@ def show(target: Target, output: Output, principal: Principal | None) -> None:
 
 
 @user.command("set")
-@click.argument("principal", type=PRINCIPAL)
+@click.argument("principal", type=USER_PRINCIPAL)
 @click.option("--limit", type=SIZE, help="The new allowance; lowered below use it deletes nothing.")
 @click.option("--on-full", type=_ON_FULL, help="What a full allowance means from now on.")
-@click.option("--move-to", type=PRINCIPAL, help="The principal that takes the registration over.")
+@click.option("--move-to", type=USER_PRINCIPAL, help="The user that takes the registration over.")
 @click.option("--block/--unblock", "blocked", default=None, help="Deny sessions and reads.")
 @json_option
 @pass_output
@@ -115,7 +115,7 @@ def change(
 
 
 @user.command("rm")
-@click.argument("principal", type=PRINCIPAL)
+@click.argument("principal", type=USER_PRINCIPAL)
 @json_option
 @pass_output
 @client_options

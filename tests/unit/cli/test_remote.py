@@ -67,6 +67,13 @@ def test_user_add(cli: Cli) -> None:
     assert (result.json["limit"], result.json["used"]) == (1 << 20, 2048)
 
 
+def test_nobody_but_a_user_is_registered_by_mistake(cli: Cli) -> None:
+    told = cli.as_caller("user", "add", BUCKET.principal.text(PrincipalKind.BUCKET), "--limit", "1")
+    assert told.code == 2
+    assert "expected a principal of kind usr, got bkt" in told.err
+    assert not cli.client.calls
+
+
 def test_user_show_is_readable(cli: Cli) -> None:
     lines = cli.as_caller("user", "show").out.splitlines()
     assert "limit      1.0 MiB (1048576 B)" in lines
