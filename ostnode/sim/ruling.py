@@ -224,6 +224,7 @@ class App:
 
     async def repair_everything(self) -> None:
         """Have a restored index repaired: one repair may uncover the next."""
+        found: Sequence[ck.CheckFinding] = ()
         for _ in range(_REPAIRS_MAX):
             found = await self._find(repair=True)
             if not found:

@@ -412,9 +412,12 @@ async def test_b63_forgetting_frees_grants_and_charges_and_keeps_the_list(autoju
                 await index.ask(end.caller, request)
         with pytest.raises(NotAuthorizedError, match="only empty"):
             await compare(index, end, Part.BEGIN)
+        before = await rows(index, lambda tables: tables.buckets.get(lost))
+        await rows(index, lambda tables: tables.buckets.put(replace(before, floor=1 << 40)))
         end.incarnation, end.next_seq = end.incarnation + 1, 1
         await end.sync()
         assert (await index.status()).buckets[0].state == BucketState.ACTIVE
+        assert (await rows(index, lambda tables: tables.buckets.get(lost))).floor == 0
         await index.allocate(index.alice, blob(9), 7)
 
 
