@@ -140,7 +140,7 @@ async def test_a_silent_bucket_is_lost_until_it_reports(autojump_clock) -> None:
             allocation = await index.allocate(index.alice, blob(number), 1)
             if allocation.bucket.principal == silent.key.principal:
                 break
-        for _ in range(7):
+        for _ in range(6):
             assert await states(index) == ["active", "active"]
             await tick(index, 50)
             await loud.sync()
