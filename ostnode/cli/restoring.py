@@ -99,7 +99,8 @@ def list_events(target: Target, output: Output) -> None:
         )
         for row in rows
     ]
-    output.result({"events": [to_json(row) for row in rows]}, table([heads, *listed]))
+    text = table([heads, *listed]) if rows else "no event was set aside"
+    output.result({"events": [to_json(row) for row in rows]}, text)
 
 
 @events.command("dismiss")

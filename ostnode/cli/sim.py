@@ -90,7 +90,9 @@ def sim(
     totals = Totals()
     progress = _Progress(totals, quiet=output.as_json)
     failures = _Failures(run, findings, progress, minimizing=minimize)
+    first: int | None = None
     for case, file in _cases(run, range(seed, seed + seeds), replay):
+        first = case.plan.seed if first is None else first
         outcome = run_case(case)
         totals.add(outcome)
         progress.tell()
@@ -98,7 +100,7 @@ def sim(
             failures.take(outcome, file)
         if len(totals.failed) == FAILED_MAX:
             break
-    data = _totals_json(totals, seed, failures.told)
+    data = _totals_json(totals, seed if first is None else first, failures.told)
     summary = lines_of({**data, "failed": len(failures.told)})
     output.result(data, "\n\n".join([*failures.texts, summary]))
     return ExitCode.FAILED if totals.failed else ExitCode.OK

@@ -106,9 +106,15 @@ def test_a_bucket_is_forgotten_slice_by_slice_and_its_blobs_are_listed(cli: Cli)
     assert ("forget_bucket", BUCKET.principal, b"x") in cli.client.calls
 
 
-def test_odd_events_are_listed_and_dismissed(cli: Cli) -> None:
+def test_odd_events_are_listed_and_dismissed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing() -> ck.RejectedPage:
+        return ck.RejectedPage((), more=False)
+
     lines = cli.as_caller("cluster", "events", "ls").out
     assert lines.count("no such grant") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.client, "list_rejected", nothing)
+        assert cli.as_caller("cluster", "events", "ls").out == "no event was set aside\n"
     cli.as_caller("cluster", "events", "dismiss", BUCKET_NAME, "7")
     cli.as_caller("cluster", "events", "dismiss", BUCKET_NAME)
     assert cli.client.calls[-2:] == [

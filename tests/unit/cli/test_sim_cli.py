@@ -49,6 +49,7 @@ def test_a_broken_promise_is_exit_1_with_its_case(cli: Cli, broken: list[Case]) 
     again = cli("sim", "--replay", "ost-sim/seed-1.json", "--json")
     assert again.code == 1
     assert broken[-1] == broken[0]
+    assert again.json["seed"] == 1
     assert again.json["failed"][0]["problem"] == "bucket 00000002 has lost its mind"
 
 
