@@ -80,7 +80,9 @@ class SimNode:
         self.key = KeyPair.from_seed(world.rng(f"key of {name}").randbytes(32))
         self.clock = SimClock()
         self.link_limits: LinkLimits = DEFAULT_LIMITS
-        """What the program running here speaks; from the next start on."""
+        """What the program speaks here, from the next start on."""
+        self.speaks: LinkLimits = DEFAULT_LIMITS
+        """What the one speaks that was started last."""
         self.slow_s = 0.0
         """How much longer than usual its disk may take."""
         self.away = False
@@ -155,6 +157,7 @@ class SimNode:
         life = self._life
         if life is None:
             self._starts += 1
+            self.speaks = self.link_limits
             self._world.trace(f"start {self.name}")
             life = self._life = Life()
             self._world.network.back(self.name)

@@ -126,11 +126,13 @@ class World:
         await self.start(name)
 
     async def heal(self) -> None:
-        """End everything that is wrong: the network, the disks, the clocks, who is down."""
+        """End everything that is wrong: the network, the disks, the clocks, who is down or old."""
         self._faults.cancel()
         self.network.heal()
         for node in self.nodes.values():
             node.heal()
+            if node.speaks != node.link_limits:
+                await node.stop()
             await up_again(node)
 
     def index_tables(self) -> Tables:
