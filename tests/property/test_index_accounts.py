@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from ostnode.errors import (
     AllowanceExceededError,
+    BlobBlockedError,
     BusyError,
     InvalidArgumentError,
     OstError,
@@ -45,8 +46,15 @@ T = TypeVar("T")
 PEOPLE = [Principal(bytes([n]) * 32) for n in range(1, 4)]
 SIZES = {BlobId(bytes([n]) * 32): size for n, size in ((0, 0), (70, 3), (140, 5), (210, 8))}
 BUCKETS = [Principal(bytes([n]) * 32) for n in (100, 101)]
-RULES = Rules(grant_ttl_s=100, user_grants_max=3)
-SUSPENDED = (AllowanceExceededError, BusyError, InvalidArgumentError, UploadConflictError)
+RULES = Rules(chunk_bytes=4, grant_ttl_s=100, user_grants_max=3)
+INCARNATION = 5
+SUSPENDED = (
+    AllowanceExceededError,
+    BlobBlockedError,
+    BusyError,
+    InvalidArgumentError,
+    UploadConflictError,
+)
 
 people = st.sampled_from(PEOPLE)
 blobs = st.sampled_from(sorted(SIZES))
@@ -82,7 +90,7 @@ class IndexAccounts(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         options = IndexOptions(cluster_id=ClusterId(bytes(16)), buckets=tuple(BUCKETS))
-        self.transact(lambda tables: found(tables, options, Principal(bytes(32)), 5))
+        self.transact(lambda tables: found(tables, options, Principal(bytes(32)), INCARNATION))
         for bucket in self.buckets:
             self.sync(bucket, 0)
             bucket.hear(self.read_feed(bucket))  # only of one that reads the feed blobs are evicted
@@ -124,7 +132,7 @@ class IndexAccounts(RuleBasedStateMachine):
     @rule(target=tokens, principal=people, blob_id=blobs, off=st.sampled_from([0, 0, 0, 1, -1]))
     def allocate(self, principal: Principal, blob_id: BlobId, off: int):
         size = max(0, SIZES[blob_id] + off)
-        new_id = GrantId(bytes(8) + self.random.randbytes(8))
+        new_id = GrantId(INCARNATION.to_bytes(8, "big") + self.random.randbytes(8))
         ask = allocation.Ask(principal, blob_id, size, new_id, self.now)
         before = self.transact(lambda tables: tables.live_user(principal))
         try:
@@ -150,6 +158,7 @@ class IndexAccounts(RuleBasedStateMachine):
             grant.size,
             grant.reserved,
             grant.latest_end,
+            principal,
         )
 
     @rule(token=tokens, principal=people)

@@ -25,6 +25,7 @@ class Token:
     size: int
     reserved: int
     end: int
+    user: Principal
 
 
 @dataclass
