@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ostnode.codec import encode
 from ostnode.errors import BusyError, InvalidArgumentError, NotAuthorizedError
 from ostnode.ids import GrantId, Uid
 from ostnode.roles.index.core import resync
@@ -184,6 +185,14 @@ async def test_b31_one_poison_event_is_set_aside_and_the_queue_moves_on() -> Non
         assert (await index.status()).rejected_events == 2
         assert await index.bucket.sync_bytes(*batch, first_seq=1) == result
         assert (await index.status()).rejected_events == 2
+
+
+async def test_b47_the_reasons_for_a_batch_of_poison_fit_a_frame() -> None:
+    poison = [encode({"kind": f"{number}" + "\N{GRINNING FACE}" * 60}) for number in range(200)]
+    async with an_index() as index:
+        result = await index.bucket.sync_bytes(*poison)
+        assert [item.seq for item in result.rejected] == [*range(1, 201)]
+        assert all(0 < len(item.reason.encode()) <= 60 for item in result.rejected)
 
 
 async def test_a_bucket_cannot_end_grants_that_are_not_its_own() -> None:

@@ -28,7 +28,7 @@ from ostnode.wire.eventcodec import decode_event
 from ostnode.wire.fields import Message
 
 _DIGEST_BYTES: Final = 16
-_REASON_CHARS_MAX: Final = 60
+_REASON_BYTES_MAX: Final = 60
 """500 of them fit a frame's header."""
 
 
@@ -135,7 +135,8 @@ def _take(tables: Tables, bucket: Bucket, new: _New, now: int) -> tuple[Bucket, 
             else:
                 closed = _apply(tables, bucket, event, now)
     except OstError as error:
-        reason = error.message[:_REASON_CHARS_MAX]
+        # Bytes, for a reason may quote the bucket, and four of them be one character.
+        reason = error.message.encode()[:_REASON_BYTES_MAX].decode(errors="ignore")
         tables.rejected.put(Rejected(bucket.principal, seq, reason, data, now))
         closed = _given_up(tables, bucket, event)
     grant_id, end = (closed.grant_id, closed.end) if closed else (b"", 0)
