@@ -36,11 +36,12 @@ async def restore_index(stage: Stage, rng: random.Random) -> None:
     await trio.sleep(rng.uniform(0, BACKUP_AGE_S))
     while world.index.running:
         await world.stop("index")
+    await world.index.take_away()  # whoever has just started it again
     stage.note("the index is restored")
     stage.set_back()
     stage.model.burned = burned
     database.restore(backup, now_us=int(world.index.clock.now() * 1_000_000))
-    await world.start("index")
+    await world.index.bring_back()
 
 
 async def restore_bucket(stage: Stage, rng: random.Random) -> None:
