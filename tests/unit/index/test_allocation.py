@@ -387,3 +387,35 @@ async def test_b61_a_cluster_without_an_open_bucket_answers_alike() -> None:
                     await index.allocate(index.bob, blob(number), 10)
                 told.add(refused.value.message)
             assert len(told) == 1
+
+
+async def test_a_grant_renewed_and_never_used_does_not_hold_a_blob_in_a_full_bucket() -> None:
+    async with an_index(buckets=2) as index:
+        await index.change(("register", index.bob, 1 << 20))
+        tiny = await index.allocate(index.alice, blob(1), 1)
+        full = index.bucket_of(tiny)
+        await full.sync(space=_of(1_000))
+        wanted = await index.allocate(index.bob, blob(1), 5_000)
+        await full.sync(full.closed(wanted, "bucket_full"), space=_of(1_000))
+        # The tiny grant may be the honest one: it stays, and holds the blob there.
+        assert (await index.allocate(index.bob, blob(1), 5_000)).bucket == tiny.bucket
+        await full.feed()
+        renewed = await index.allocate(index.alice, blob(1), 1)
+        assert renewed.grant_id == tiny.grant_id
+        (recalled,) = [each for each in await full.feed() if isinstance(each, e.GrantRecalled)]
+        assert recalled.grant_id == tiny.grant_id
+        again = await index.allocate(index.bob, blob(1), 5_000)
+        recalls = [each for each in await full.feed() if isinstance(each, e.GrantRecalled)]
+        assert [each.grant_id for each in recalls] == [again.grant_id]
+        closed = (full.closed(each, "revoked") for each in (renewed, again))
+        await full.sync(*closed, space=_of(1_000))
+        assert (await index.allocate(index.bob, blob(1), 5_000)).bucket != tiny.bucket
+
+
+async def test_a_stored_blobs_grants_are_renewed_in_a_full_bucket_as_ever() -> None:
+    async with an_index() as index:
+        stored = await index.allocate(index.alice, blob(1), 10)
+        await index.bucket.sync(index.bucket.completed(stored), space=_of(1_000))
+        for _ in range(2):
+            await index.allocate(index.alice, blob(1), 10)
+        assert not [each for each in await index.bucket.feed() if isinstance(each, e.GrantRecalled)]

@@ -16,7 +16,7 @@ from ostnode.roles.index.core import ledger
 from ostnode.roles.index.core.buckets import Chooser, require_taker
 from ostnode.roles.index.core.denylist import refuse_blocked
 from ostnode.roles.index.core.eviction import Lack, evict_oldest, require_room, used_after
-from ostnode.roles.index.core.rows import Bucket, Charge, OpenGrant, User
+from ostnode.roles.index.core.rows import Bucket, BucketState, Charge, OpenGrant, User
 from ostnode.roles.index.core.rules import Rules
 from ostnode.roles.index.core.tables import Tables
 from ostnode.roles.index.core.users import require_user
@@ -98,6 +98,9 @@ def allocate(tables: Tables, chooser: Chooser, rules: Rules, ask: Ask) -> Grante
         end = max(grant.latest_end, _end(bucket, rules, ask.now))
         grant = replace(grant, latest_end=end)
         tables.grants.put(grant)
+        if bucket.state is not BucketState.ACTIVE and not (placement and placement.charges):
+            # Whoever renews and pushes nothing must not hold the blob in a full bucket for ever.
+            ledger.recall_grant(tables, grant)
     user = tables.users.get(user.uid) or user
     return Granted(user, grant, bucket, already_yours=charge is not None)
 
