@@ -108,6 +108,7 @@ def test_a_bucket_is_forgotten_slice_by_slice_and_its_blobs_are_listed(cli: Cli)
 
 def test_odd_events_are_listed_and_dismissed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing() -> ck.RejectedPage:
+        await trio.lowlevel.checkpoint()
         return ck.RejectedPage((), more=False)
 
     lines = cli.as_caller("cluster", "events", "ls").out

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 from ostnode.errors import UserUnknownError
 from ostnode.identity.keys import KeyPair
@@ -102,6 +103,7 @@ def test_user_set_blocks_somebody_who_is_not_registered(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unknown(principal=None):
+        await trio.lowlevel.checkpoint()
         raise UserUnknownError("no user is registered under this principal")
 
     monkeypatch.setattr(cli.client, "user", unknown)
