@@ -119,6 +119,8 @@ class Client:
     locate = _waiting(trio_client.Client.locate)
     delete_accessor = _waiting(trio_client.Client.delete_accessor)
     cluster_status = _waiting(trio_client.Client.cluster_status)
+    fleet_status = _waiting(trio_client.Client.fleet_status)
+    set_bucket_state = _waiting(trio_client.Client.set_bucket_state)
     invite_bucket = _waiting(trio_client.Client.invite_bucket)
     withdraw_invite = _waiting(trio_client.Client.withdraw_invite)
     list_members = _waiting(trio_client.Client.list_members)
