@@ -30,6 +30,8 @@ from ostnode.wire.fields import Message
 _DIGEST_BYTES: Final = 16
 _REASON_BYTES_MAX: Final = 60
 """500 of them fit a frame's header."""
+_FLOOR_MAX: Final = 1 << 62
+"""Ends of grants above a floor are to stay numbers that fit a row."""
 
 
 class _New(NamedTuple):
@@ -131,6 +133,8 @@ def _take(tables: Tables, bucket: Bucket, new: _New, now: int) -> tuple[Bucket, 
                 raise event
             if isinstance(event, e.FloorRaised):
                 # Every grant that ends by then can never complete any more.
+                if event.floor > _FLOOR_MAX:
+                    raise InvalidArgumentError("the floor is beyond all time")
                 after = replace(bucket, floor=max(bucket.floor, event.floor))
             else:
                 closed = _apply(tables, bucket, event, now)
