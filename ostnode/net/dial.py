@@ -31,6 +31,7 @@ class Backoff:
 
 
 DEFAULT_BACKOFF: Final = Backoff()
+_REASONS_MAX: Final = 16
 
 
 async def dial_forever(
@@ -43,18 +44,35 @@ async def dial_forever(
     """Keep a link: `use` it, and when that ends or fails dial again after a jittered wait.
 
     A link that lived for `cap_s` starts the waits afresh. Refusals count as failures, since the
-    peer may know better later; anything else that `use` raises comes out.
+    peer may know better later; anything else that `use` raises comes out. What keeps a link from
+    living is logged once per reason, however often it is dialled again.
     """
     failures = 0
+    told: set[str] = set()
     while True:
         opened_at: float | None = None
+        reason: str | None = None
         try:
             async with dial() as link:
                 opened_at = trio.current_time()
                 await use(link)
         except* (LinkClosedError, OstError) as group:
-            log.info("link ended", reason=str(first_failure(group)))
+            reason = str(first_failure(group))
         if opened_at is not None and trio.current_time() - opened_at >= backoff.cap_s:
             failures = 0
+            told.clear()
+        if reason is not None:
+            _tell(reason, told)
         await trio.sleep(backoff.wait_s(failures, rng))
         failures += 1
+
+
+def _tell(reason: str, told: set[str]) -> None:
+    """Log why the link ended; again only for who wants all."""
+    if reason in told:
+        log.debug("link ended", reason=reason)
+        return
+    if len(told) == _REASONS_MAX:
+        told.clear()
+    told.add(reason)
+    log.info("link ended", reason=reason)

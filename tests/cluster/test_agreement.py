@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from ostnode.errors import BusyError, OstError
 from ostnode.ids import BlobId, Principal, Uid
@@ -431,15 +432,19 @@ async def test_of_two_processes_with_one_buckets_key_the_first_goes_on(
     made = await alice.upload(DATA, cluster.general)
     await cluster.settle()
     life = bucket.rows.number(t.INCARNATION)
-    async with twin.open_role(cluster.config, twin.seams()) as role:
-        told = set()
-        for _ in range(40):
-            await trio.sleep(2)
-            assert bucket.rows.number(t.INCARNATION) == life
-            told.add(role.checks()["index"])
-        assert any("in use twice" in problem for problem in told)
-        assert role.service._desk.durable.number(t.INCARNATION) == life
-        await alice.upload(b"more", cluster.general)
+    with capture_logs() as logs:
+        async with twin.open_role(cluster.config, twin.seams()) as role:
+            told = set()
+            for _ in range(40):
+                await trio.sleep(2)
+                assert bucket.rows.number(t.INCARNATION) == life
+                told.add(role.checks()["index"])
+            assert any("in use twice" in problem for problem in told)
+            assert role.service._desk.durable.number(t.INCARNATION) == life
+            await alice.upload(b"more", cluster.general)
+    ended = [entry for entry in logs if "in use twice" in entry.get("reason", "")]
+    assert len(ended) > 3
+    assert [entry["log_level"] for entry in ended if entry["log_level"] != "debug"] == ["info"]
     assert await cluster.stranger.can_read(cluster.general, made)
     await cluster.check_accounts()
     assert await fsck(cluster) == []

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from ostnode.errors import AllowanceExceededError, GrantClosedError, OstError
 from ostnode.net.transport import LinkClosedError
@@ -70,8 +71,12 @@ async def test_b31_poison_in_the_outbox_is_set_aside_and_the_queue_moves_on(
 
     await bucket.service._desk.decide(poison)
     await alice.upload(DATA[:100], general)
-    bucket.go_online()
-    await cluster.settle()
+    cluster.index.gate.lose_replies(m.SyncBucket, 3)
+    with capture_logs() as logs:
+        bucket.go_online()
+        await cluster.settle()
+    set_aside = [entry for entry in logs if entry["event"] == "event rejected by the index"]
+    assert len(set_aside) == 1
     assert (await cluster.status()).rejected_events == 1
     assert waiting(bucket) == 0
     assert await alice.account() == (100, 0)

@@ -81,11 +81,15 @@ class Comparer:
 
     async def run(self, port: IndexPort) -> None:
         """Wait for what is wanted, and do it, until the link fails."""
+        told = ""
         while True:
             try:
                 await self.compare(port, ASK_WAIT_MS)
+                told = ""
             except (BusyError, InvalidArgumentError) as error:
-                log.warning("comparison broken off", reason=error.message)
+                if error.message != told:
+                    log.warning("comparison broken off", reason=error.message)
+                told = error.message
                 await trio.sleep(_PAUSE_S)
 
     async def compare(self, port: IndexPort, wait_ms: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -103,13 +104,14 @@ class IndexSync:
         self._unanswered = request
         result = await ask(port, self._told_to(port, request), m.SyncResult)
         self._unanswered = None
-        for rejected in result.rejected:
-            log.warning("event rejected by the index", seq=rejected.seq, reason=rejected.reason)
         last = request.first_seq + len(request.events) - 1
         if result.acked_seq < last:
             raise InvalidArgumentError("the index did not acknowledge what it was sent")
         if request.events:
             await self._desk.decide(lambda draft: acknowledge(draft, last, result))
+        # Once that is durable: what a full disk refuses is sent again, and answered alike.
+        for rejected in result.rejected:
+            log.warning("event rejected by the index", seq=rejected.seq, reason=rejected.reason)
         return bool(self._desk.state.outbox(1))
 
     def _told_to(self, port: IndexPort, request: m.SyncBucket) -> m.SyncBucket:
@@ -172,7 +174,7 @@ class IndexSync:
         batch = await ask(port, m.Feed(incarnation, seq, wait_ms), m.FeedBatch)
         if incarnation not in {0, batch.incarnation}:
             raise InvalidArgumentError("the index is of another incarnation than its feed was")
-        events = [event for data in batch.events if (event := _feed_event(data)) is not None]
+        events, malformed = _feed_events(batch.events)
         cursor = FeedCursor(batch.incarnation, max(seq, batch.next_seq), level or None)
         # Meanwhile the index or the bucket may have begun anew: then this is of the life before.
         await self._desk.decide(
@@ -180,17 +182,25 @@ class IndexSync:
                 apply_feed(draft, events, cursor) if draft.feed_cursor() == known else None
             )
         )
+        for data, error in malformed:
+            log.warning("malformed feed event", reason=error.message, data=data.hex())
         if trio.current_time() >= self._floor_due:
             await self._desk.decide(lambda draft: raise_floor(draft, batch.index_time))
             self._floor_due = trio.current_time() + self._options.floor_interval_s
 
 
-def _feed_event(data: bytes) -> e.FeedEvent | None:
-    """A well-formed event. One that is not is reported and set aside: the feed moves on."""
-    try:
-        event = decode_event(data, e.FeedEvent)
-    except InvalidArgumentError as error:
-        log.warning("malformed feed event", reason=error.message, data=data.hex())
-        return None
-    assert isinstance(event, e.FeedEvent)
-    return event
+def _feed_events(
+    batch: Iterable[bytes],
+) -> tuple[list[e.FeedEvent], list[tuple[bytes, InvalidArgumentError]]]:
+    """The well-formed events. Those that are not are reported and set aside: the feed moves on."""
+    events: list[e.FeedEvent] = []
+    malformed: list[tuple[bytes, InvalidArgumentError]] = []
+    for data in batch:
+        try:
+            event = decode_event(data, e.FeedEvent)
+        except InvalidArgumentError as error:
+            malformed.append((data, error))
+        else:
+            assert isinstance(event, e.FeedEvent)
+            events.append(event)
+    return events, malformed

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from ostnode.errors import (
     BucketFullError,
+    BusyError,
     GrantClosedError,
     InternalError,
     InvalidArgumentError,
@@ -131,6 +133,56 @@ async def test_b31_a_malformed_event_is_set_aside_and_the_feed_moves_on() -> Non
         await kit.talk()
         assert kit.bucket.desk.durable.burned(GENERAL.principal)
         assert kit.bucket.desk.durable.feed_cursor() == (kit.index.incarnation, 3)
+
+
+async def test_b31_what_is_set_aside_is_logged_once_though_the_disk_is_full(monkeypatch) -> None:
+    """The answer, or the batch, comes again until what it changes can be written."""
+    async with Kit().running() as kit:
+        await kit.bucket.sync.poll_feed(kit.index, 0)
+        await kit.upload(ALICE, SMALL, GENERAL)
+        kit.index.feed.append(b"\xff")
+        take = kit.index.take
+        odd = (m.RejectedEvent(1, "odd"),)
+        kit.index.take = lambda request: replace(take(request), rejected=odd)
+        with capture_logs() as logs:
+            with monkeypatch.context() as full:
+                full.setattr(kit.bucket.desk, "decide", refuse)
+                for _ in range(3):
+                    for talk in (
+                        kit.bucket.sync.poll_feed(kit.index, 0),
+                        kit.bucket.sync.send_batch(kit.index, HTTP),
+                    ):
+                        with pytest.raises(BusyError):
+                            await talk
+                assert logs == []
+            await kit.bucket.sync.poll_feed(kit.index, 0)
+            await kit.bucket.sync.send_batch(kit.index, HTTP)
+        told = [entry["event"] for entry in logs]
+        assert told == ["malformed feed event", "event rejected by the index"]
+
+
+async def test_a_comparison_that_is_refused_again_and_again_is_logged_once(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Kit().running() as kit:
+        comparer = kit.bucket.sync.comparer(HTTP)
+        reasons = iter([*["busy"] * 20, "done", *["busy"] * 20, *["gap"] * 20])
+
+        async def compare(*_arguments: object) -> bool:
+            await trio.lowlevel.checkpoint()
+            if (reason := next(reasons, "")) == "done":
+                return True
+            raise BusyError(reason) if reason else InternalError("enough")
+
+        monkeypatch.setattr(comparer, "compare", compare)
+        with capture_logs() as logs, pytest.raises(InternalError):
+            await comparer.run(kit.index)
+        assert [entry["reason"] for entry in logs] == ["busy", "busy", "gap"]
+
+
+async def refuse(*_arguments: object) -> None:
+    await trio.lowlevel.checkpoint()
+    raise BusyError("the disk is full")
 
 
 async def test_an_empty_batch_tells_of_the_space() -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from ostnode.errors import NotAuthorizedError
+from ostnode.errors import InvalidArgumentError, NotAuthorizedError
 from ostnode.net.dial import Backoff, dial_forever
 from ostnode.net.memory import MemoryNetwork
 from ostnode.net.transport import LinkClosedError
@@ -94,3 +94,45 @@ async def test_a_groups_link_errors_count_as_the_link_ending(autojump_clock):
             await dial_forever(cluster.link, use, rng=SeededRng())
     assert len(uses) == 3
     assert [entry["reason"] for entry in logs if entry["event"] == "link ended"] == ["gone"] * 2
+
+
+async def test_what_is_refused_for_ever_is_logged_once_per_reason(autojump_clock):
+    """Not with every dial; but a link that lived makes it news again."""
+    uses = 0
+
+    async def use(_link):
+        nonlocal uses
+        uses += 1
+        if uses == 60:
+            await trio.sleep(20)
+        if uses == 90:
+            raise ValueError("enough")
+        raise NotAuthorizedError("forgotten") if uses % 3 else InvalidArgumentError("a gap")
+
+    async with served() as cluster:
+        with capture_logs() as logs, pytest.raises(ValueError, match="enough"):
+            await dial_forever(cluster.link, use, rng=SeededRng())
+    ended = [entry for entry in logs if entry["event"] == "link ended"]
+    assert len(ended) == 89
+    told = [entry["reason"] for entry in ended if entry["log_level"] != "debug"]
+    assert told == ["forgotten", "a gap", "a gap", "forgotten"]
+
+
+async def test_reasons_that_are_remembered_are_bounded(autojump_clock):
+    uses = 0
+
+    async def use(_link):
+        nonlocal uses
+        uses += 1
+        if uses == 100:
+            raise ValueError("enough")
+        await trio.lowlevel.checkpoint()
+        raise NotAuthorizedError(str(uses % 17))
+
+    async with served() as cluster:
+        with capture_logs() as logs, pytest.raises(ValueError, match="enough"):
+            await dial_forever(cluster.link, use, rng=SeededRng())
+    told = [
+        entry for entry in logs if entry["log_level"] == "info" and entry["event"] == "link ended"
+    ]
+    assert len(told) == 99
