@@ -40,6 +40,7 @@ class World:
     def __init__(self, root: Path, hosts: tuple[Host, Host]) -> None:
         self.root = root
         self.here, self.there = hosts
+        self.began: dict[str, int] = {}
         rng = SystemRng()
         self.cluster_id = ClusterId(rng.token(16))
         index = NewRole.at(root, "index", listeners(self.here, INDEX_PORTS), rng)
@@ -77,6 +78,7 @@ segment_bytes = "64MiB"
         """`ostnode run` on a host, ended in order."""
         command = [*host.prefix, sys.executable, "-m", "ostnode", "run", f"{name}.toml"]
         with (self.root / f"{name}.log").open("ab") as log:
+            self.began[name] = log.tell()
             process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
         try:
             yield process
@@ -128,8 +130,9 @@ segment_bytes = "64MiB"
             time.sleep(0.2)
 
     def await_log(self, name: str, text: str) -> None:
+        """Wait for what it says since it was started last."""
         deadline = time.monotonic() + DEADLINE_S
-        while text not in self.log(name):
+        while text.encode() not in (self.root / f"{name}.log").read_bytes()[self.began[name] :]:
             assert time.monotonic() < deadline, self.log(name)
             time.sleep(0.1)
 
@@ -223,6 +226,7 @@ def test_the_index_takes_a_new_key_over_tls(tmp_path: Path) -> None:
             text = config.read_text()
             config.write_text(text.replace("[index]", '[index]\nnext_key_file = "index-2.key"'))
             with world.running("index", world.here):
+                world.await_log("index", "role_listening")
                 world.await_state(bucket, "approved", "active")
                 made = put(world, b"granted by the old key")
                 deadline = time.monotonic() + DEADLINE_S
@@ -231,6 +235,7 @@ def test_the_index_takes_a_new_key_over_tls(tmp_path: Path) -> None:
                     time.sleep(0.1)
             config.write_text(text.replace("index.key", "index-2.key"))
             with world.running("index", world.here):
+                world.await_log("index", "role_listening")
                 # Clients may still name the old key, or already the new one.
                 for key in (world.index, new.principal):
                     world.target = f"{key.text(PrincipalKind.INDEX)}@http://{world.http}"
