@@ -216,6 +216,19 @@ async def test_a_bucket_cannot_end_grants_that_are_not_its_own() -> None:
         assert await index.account(index.alice) == (100, 0)
 
 
+async def test_b26_a_completion_of_another_size_than_its_grant_s_charges_nobody() -> None:
+    async with an_index() as index:
+        held = await index.allocate(index.alice, blob(1), 100)
+        grant = index.bucket.open(held)
+        for seq, size in enumerate((99, 101, 5000), 1):
+            said = e.Completed(grant.grant_id, grant.uid, blob(1), size)
+            result = await index.bucket.sync(said)
+            assert [item.seq for item in result.rejected] == [seq]
+            assert await index.account(index.alice) == (0, 100)
+        await index.bucket.sync(index.bucket.completed(held))
+        assert await index.account(index.alice) == (100, 0)
+
+
 async def test_an_event_that_would_break_an_account_is_taken_back_whole() -> None:
     async with an_index() as index:
         held = await index.allocate(index.alice, blob(1), 100)

@@ -189,13 +189,16 @@ def _apply(tables: Tables, bucket: Bucket, event: Message, now: int) -> m.Closed
 
 
 def _end_grant(tables: Tables, bucket: Bucket, event: e.Completed | e.GrantClosed) -> m.ClosedEnd:
-    """Free the grant the event ends, which must be this bucket's, uid's and blob's."""
+    """Free the grant the event ends, which must be this bucket's, uid's, blob's and size's."""
     grant = tables.grants.get(event.grant_id)
     if grant is None:
         # It was freed when the floor passed its latest end: the floor is late enough.
         return m.ClosedEnd(event.grant_id, bucket.floor)
     if (grant.bucket, grant.uid, grant.blob_id) != (bucket.principal, event.uid, event.blob_id):
         raise InvalidArgumentError("the grant is another bucket's, uid's or blob's")
+    if isinstance(event, e.Completed) and event.size != grant.size:
+        # Its reservation was checked against the limit; more than that was never allowed.
+        raise InvalidArgumentError("the size is not the grant's")
     ledger.end_grant(tables, grant)
     return m.ClosedEnd(grant.grant_id, grant.latest_end)
 
