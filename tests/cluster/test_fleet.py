@@ -11,7 +11,6 @@ import trio
 from ostnode.errors import BucketFullError, BusyError, NoBucketError, OstError, WrongBucketError
 from ostnode.ids import PrincipalKind
 from ostnode.wire import fleet as fl
-from ostnode.wire import membership as mb
 from ostnode.wire import messages as m
 from tests.support.cluster import BucketNode, Cluster, Shape, a_cluster
 from tests.support.people import Person, pieces
@@ -179,8 +178,8 @@ async def test_a_lost_bucket_serves_whom_the_index_does_not_hear(
 
 async def test_b33_the_wrong_bucket_says_where(autojump_clock, tmp_path: Path) -> None:
     async with a_cluster(tmp_path, Shape(buckets=3)) as cluster:
-        # Of addresses that come at the same time, buckets may hear when their wait is over.
-        await trio.sleep(mb.ROSTER_WAIT_MS_MAX / 1000 + 1)
+        # Addresses that came at the same time are told with later reports.
+        await reports(cluster)
         data = b"somewhere"
         allocation = await cluster.alice.allocate(data)
         home = cluster.node(allocation.bucket.principal)

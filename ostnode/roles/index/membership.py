@@ -68,6 +68,7 @@ class Membership:
         self._by_key: dict[Principal, Principal] = {}
         self._news = trio.Event()
         self._woken_at = -ADDRESS_NEWS_S
+        self._untold = False
         self.addresses: dict[Principal, str] = {}
         """Where buckets answer over HTTP, as the roster has it."""
         self.epoch = 0
@@ -90,13 +91,14 @@ class Membership:
     def note_address(self, bucket: Principal, http: str) -> None:
         """Let those who wait for the roster hear where a bucket is from now on.
 
-        Not too often: buckets choose what they say. What is left out they hear when their wait is
-        over.
+        Not too often: buckets choose what they say. What is held back goes with the next report of
+        any bucket after that time.
         """
-        if self.addresses.get(bucket, "") == http:
-            return
-        self.addresses[bucket] = http
-        if trio.current_time() - self._woken_at >= ADDRESS_NEWS_S:
+        if self.addresses.get(bucket, "") != http:
+            self.addresses[bucket] = http
+            self._untold = True
+        if self._untold and trio.current_time() - self._woken_at >= ADDRESS_NEWS_S:
+            self._untold = False
             self._woken_at = trio.current_time()
             self._tell()
 
